@@ -1,0 +1,1 @@
+"""Bytes: drivers that keep them, and the one store above the drivers."""

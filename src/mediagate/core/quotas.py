@@ -1,0 +1,54 @@
+"""Ceilings kept over time, and how space is claimed while bytes arrive.
+
+Space is reserved in steps, as bytes come, after the media type is known: what was only announced neither evicts
+anything nor blocks anybody. What can never fit is refused at once.
+"""
+
+from dataclasses import dataclass
+
+RESERVE_STEP_BYTES = 16 * 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """Ceilings.
+
+    Attributes:
+        store_bytes: For the whole store.
+        scope_bytes: For one scope; None: no ceiling of its own.
+        scope_files: Number of files for one scope; None: no ceiling.
+    """
+
+    store_bytes: int
+    scope_bytes: int | None = None
+    scope_files: int | None = None
+
+    def can_ever_hold(self, size_bytes: int) -> bool:
+        """Whether a file of this size fits an empty store."""
+        return size_bytes <= min(self.store_bytes, self.scope_bytes or self.store_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What is taken, reservations included, in bytes and in files."""
+
+    used_bytes: int = 0
+    files: int = 0
+
+
+def fits(usage: Usage, extra_bytes: int, *, max_bytes: int | None, max_files: int | None) -> bool:
+    """Whether `extra_bytes` more stay within the ceilings."""
+    bytes_fit = max_bytes is None or usage.used_bytes + extra_bytes <= max_bytes
+    files_fit = max_files is None or usage.files <= max_files
+    return bytes_fit and files_fit
+
+
+def next_step(*, needed: int, expected: int | None) -> int:
+    """How many bytes to reserve next.
+
+    Args:
+        needed: Bytes in hand that have no reservation yet.
+        expected: Bytes that may still come, the ones in hand included, where the request declared a length.
+    """
+    step = RESERVE_STEP_BYTES if expected is None else min(RESERVE_STEP_BYTES, expected)
+    return max(step, needed)

@@ -1,0 +1,1 @@
+"""The reverse proxy: web and resolve, and everything else passed through."""

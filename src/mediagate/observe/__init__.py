@@ -1,0 +1,1 @@
+"""Listeners of core events and of requests."""

@@ -1,0 +1,1 @@
+"""What mediagate does; the only place that orders blob and index steps."""

@@ -1,0 +1,1 @@
+"""Conformance suites that every driver passes, ours and others'."""

@@ -1,0 +1,1 @@
+"""ASGI: parse, authorise, call one operation, serialise."""
