@@ -6,6 +6,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+SDK1 := .venv-sdk1
+DEBIAN := ffmpeg libmagic1 nginx-light
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -16,3 +19,38 @@ $(READY): pyproject.toml constraints.txt
 .PHONY: help
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+.PHONY: test
+test: $(READY) ## lint, types, layers, and the tests that need no package from Debian
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check -q
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python -m pytest -q
+
+.PHONY: test-all
+test-all: $(READY) services $(SDK1)/.ready ## everything; whatever is not run is red
+	@SDK1_PYTHON=$(abspath $(SDK1))/bin/python $(BIN)/python -m pytest -q --all
+	@$(MAKE) --no-print-directory sabotage
+
+.PHONY: services
+services: ## install the real servers and tools that test-all needs, from Debian
+	@missing=$$(for package in $(DEBIAN); do dpkg -s $$package >/dev/null 2>&1 || echo $$package; done); \
+	if [ -n "$$missing" ]; then \
+	  $(SUDO) apt-get update -qq && \
+	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
+	fi
+
+# The previous generation of the official client, in an environment of its own: it cannot live beside the newest.
+$(SDK1)/.ready: Makefile
+	@test -x $(SDK1)/bin/python || $(PYTHON) -m venv $(SDK1)
+	@$(SDK1)/bin/python -m pip install -q --disable-pip-version-check openai==1.109.1 2> >(grep -v '^WARNING: Location' >&2)
+	@touch $@
+
+.PHONY: demo
+demo: $(READY) ## show the main job on a clip encoded on the spot
+	@$(BIN)/python examples/demo.py
+
+.PHONY: serve
+serve: $(READY) ## leave the gateway with its inspector running on port 8080
+	@$(BIN)/mediagate serve --port 8080

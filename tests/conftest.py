@@ -1,1 +1,62 @@
-"""Shared fixtures of all tests."""
+"""What every test run shares: which tests it leaves out, and that it says so.
+
+`make test` leaves out what needs more than a minute or a package from Debian, and ends with a counted list of it.
+With `--all` nothing may be left out: a test that skips itself is a failure there.
+"""
+
+from collections import Counter
+from collections.abc import Generator
+
+import pytest
+
+LEFT_OUT = ("slow", "services", "sdk1")
+
+_not_run: pytest.StashKey[Counter[str]] = pytest.StashKey()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run everything; whatever is not run fails")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    not_run = config.stash[_not_run] = Counter[str]()
+    # Naming a test on the command line is asking for it, whatever its marks.
+    if config.getoption("--all") or any("::" in argument for argument in config.args):
+        return
+    kept = []
+    for item in items:
+        marker = next((name for name in LEFT_OUT if item.get_closest_marker(name)), None)
+        if marker is None:
+            kept.append(item)
+        else:
+            not_run[marker] += 1
+    if len(kept) < len(items):
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        items[:] = kept
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and item.config.getoption("--all"):
+        report.outcome = "failed"
+        report.longrepr = (
+            f"{item.nodeid} was not run, and --all leaves nothing out: {report.longrepr}"
+        )
+    return report
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    not_run = config.stash.get(_not_run, Counter[str]())
+    not_run["skipped themselves"] += len(terminalreporter.stats.get("skipped", ()))
+    terminalreporter.section("not run")
+    for reason, count in sorted((+not_run).items()):
+        terminalreporter.line(f"{count:5} {reason}")
+    if not +not_run:
+        terminalreporter.line("    0: everything was run")
+    else:
+        terminalreporter.line(f"{not_run.total():5} in all; `make test-all` runs them")

@@ -1,19 +1,35 @@
-"""Where drivers run what blocks: a few threads of their own, so that a slow disk stalls its driver and nothing else."""
+"""Where drivers run what blocks, and how to finish what must not be left half done."""
 
 import asyncio
 import concurrent.futures
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-class Executor:
-    """A bounded pool of threads that finishes what it began.
+async def complete(awaitable: Awaitable[_R]) -> _R:
+    """Await to the end, even when cancelled meanwhile; the cancellation is delivered only then.
 
-    A call that was handed over runs to its end even when the awaiting task is cancelled, and the cancellation is
-    delivered only then. So a driver's caller knows: after `run` returned or raised, nothing of it is still going on.
+    So whoever is told that it was cancelled knows that nothing of `awaitable` is still going on.
+    """
+    future = asyncio.ensure_future(awaitable)
+    cancelled = False
+    while not future.done():
+        try:
+            await asyncio.wait((future,))
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        if not future.cancelled():
+            future.exception()  # marks it as seen: the caller leaves and asks for nothing else
+        raise asyncio.CancelledError
+    return future.result()
+
+
+class Executor:
+    """A few threads of one driver's own, so that a slow disk stalls its driver and nothing else.
 
     Args:
         name: Prefix of the thread names.
@@ -24,18 +40,8 @@ class Executor:
         self._pool = concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix=name)
 
     async def run(self, function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        """Call `function` in a thread; its exceptions are raised here."""
-        future = asyncio.wrap_future(self._pool.submit(function, *args, **kwargs))
-        cancelled = False
-        while not future.done():
-            try:
-                await asyncio.wait((future,))
-            except asyncio.CancelledError:
-                cancelled = True
-        if cancelled:
-            future.exception()  # marks it as seen: the caller leaves and hears of nothing else
-            raise asyncio.CancelledError
-        return future.result()
+        """Call `function` in a thread; runs to its end even when the caller is cancelled, see `complete`."""
+        return await complete(asyncio.wrap_future(self._pool.submit(function, *args, **kwargs)))
 
     def close(self) -> None:
         """Wait for what runs and end the threads."""

@@ -1,0 +1,220 @@
+"""Blobs as files of one directory.
+
+The order of a write (that of restic's local backend): exclusive temporary file in the directory of its destination →
+bytes → size check → fsync → rename → fsync of the directory. What can be read is therefore complete and durable.
+"""
+
+import errno
+import os
+from collections.abc import AsyncIterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from mediagate.blobs import layout
+from mediagate.blobs.driver import BlobMissingError, Buffer, DiskFullError
+from mediagate.core.files import BlobKey
+from mediagate.executor import Executor
+
+READ_BYTES = 256 * 1024
+
+_IOV_MAX = 1024  # POSIX writev
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_OPEN_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+def _translate(error: OSError) -> Exception:
+    """What an operating system error means to callers; one that means nothing to them stays itself."""
+    return DiskFullError() if error.errno in _NO_ROOM else error
+
+
+class LocalBlobDriver:
+    """Blobs in a directory that several processes may share.
+
+    Args:
+        root: The store's directory; must exist.
+        durable: Whether to fsync; False for a store that does not outlive its process.
+        write_threads: Threads that write, sync, rename and remove.
+        read_threads: Threads that read, apart from them: a sync never delays a download.
+    """
+
+    def __init__(
+        self, root: Path, *, durable: bool = True, write_threads: int = 8, read_threads: int = 8
+    ) -> None:
+        self._root = root
+        self._durable = durable
+        self._writes = Executor("blob-write", threads=write_threads)
+        self._reads = Executor("blob-read", threads=read_threads)
+
+    async def open(self) -> None:
+        """Make the directories."""
+        await self._writes.run(self._make_directories)
+
+    def _make_directories(self) -> None:
+        # One by one: `parents=True` would give the parents the umask's mode, not 0700.
+        for directory in (layout.blobs(self._root), *layout.fan_out(self._root)):
+            directory.mkdir(mode=0o700, exist_ok=True)
+        if self._durable:
+            _sync_directory(layout.blobs(self._root))
+            _sync_directory(self._root)
+
+    async def close(self) -> None:
+        """End the threads."""
+        self._writes.close()
+        self._reads.close()
+
+    async def create(self, key: BlobKey) -> "LocalBlobWriter":
+        """Begin a blob in its temporary file."""
+        writer = LocalBlobWriter(self._root, key, executor=self._writes, durable=self._durable)
+        await self._writes.run(writer.begin)
+        return writer
+
+    async def read(self, key: BlobKey) -> "LocalBlobReader":
+        """Open a blob; its open descriptor keeps the bytes readable whatever happens to the name."""
+        return await self._reads.run(LocalBlobReader, self.local_path(key), self._reads)
+
+    async def delete(self, key: BlobKey) -> None:
+        """Unlink the complete and the partial file."""
+        await self._writes.run(self._unlink, key)
+
+    def _unlink(self, key: BlobKey) -> None:
+        layout.blob_path(self._root, key).unlink(missing_ok=True)
+        layout.partial_path(self._root, key).unlink(missing_ok=True)
+
+    async def list(self) -> AsyncIterator[Sequence[BlobKey]]:
+        """The keys, one fan-out directory at a time."""
+        for directory in layout.fan_out(self._root):
+            yield await self._reads.run(_keys_in, directory)
+
+    async def free_bytes(self) -> int | None:
+        """Room on the file system for us."""
+        return await self._reads.run(self._free_bytes)
+
+    def _free_bytes(self) -> int:
+        stat = os.statvfs(self._root)
+        return stat.f_bavail * stat.f_frsize
+
+    def local_path(self, key: BlobKey) -> Path:
+        """Where the bytes of a committed `key` are."""
+        return layout.blob_path(self._root, key)
+
+
+class LocalBlobWriter:
+    """One temporary file on its way to become a blob; see `BlobWriter`."""
+
+    def __init__(self, root: Path, key: BlobKey, *, executor: Executor, durable: bool) -> None:
+        self._partial = layout.partial_path(root, key)
+        self._final = layout.blob_path(root, key)
+        self._executor = executor
+        self._durable = durable
+        self._fd = -1
+
+    def begin(self) -> None:
+        """Create the temporary file; blocks."""
+        try:
+            self._fd = os.open(
+                self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OPEN_FLAGS, 0o600
+            )
+        except OSError as exc:
+            raise _translate(exc) from exc
+
+    async def write(self, chunks: Sequence[Buffer]) -> None:
+        """Append `chunks`."""
+        await self._executor.run(self._write, chunks)
+
+    def _write(self, chunks: Sequence[Buffer]) -> None:
+        pending = [memoryview(chunk) for chunk in chunks]
+        try:
+            while pending:
+                written = os.writev(self._fd, list(islice(pending, _IOV_MAX)))
+                pending = _after(pending, written)
+        except OSError as exc:
+            raise _translate(exc) from exc
+
+    async def commit(self, *, size_bytes: int) -> None:
+        """Check, sync, rename, sync the directory."""
+        await self._executor.run(self._commit, size_bytes)
+
+    def _commit(self, size_bytes: int) -> None:
+        if os.fstat(self._fd).st_size != size_bytes:
+            message = "the file on disk has another size than the bytes that were written"
+            raise OSError(errno.EIO, message)
+        try:
+            if self._durable:
+                os.fsync(self._fd)
+            self._close()
+            self._partial.rename(self._final)
+            if self._durable:
+                _sync_directory(self._final.parent)
+        except OSError as exc:
+            raise _translate(exc) from exc
+
+    async def abort(self) -> None:
+        """Remove whatever there is."""
+        await self._executor.run(self._abort)
+
+    def _abort(self) -> None:
+        self._close()
+        self._partial.unlink(missing_ok=True)
+        self._final.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class LocalBlobReader:
+    """One open file; see `BlobReader`. The constructor blocks."""
+
+    def __init__(self, path: Path, executor: Executor) -> None:
+        try:
+            self._fd = os.open(path, os.O_RDONLY | _OPEN_FLAGS)
+        except FileNotFoundError:
+            raise BlobMissingError from None
+        self._executor = executor
+        self._size_bytes = os.fstat(self._fd).st_size
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of the whole blob."""
+        return self._size_bytes
+
+    async def chunks(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+        """The bytes from `start` up to `stop`."""
+        end = self._size_bytes if stop is None else min(stop, self._size_bytes)
+        position = start
+        while position < end:
+            wanted = min(READ_BYTES, end - position)
+            chunk = await self._executor.run(os.pread, self._fd, wanted, position)
+            if not chunk:
+                raise OSError(errno.EIO, "a blob became shorter while it was read")
+            position += len(chunk)
+            yield chunk
+
+    async def close(self) -> None:
+        """Close the descriptor."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            await self._executor.run(os.close, fd)
+
+
+def _after(pending: list[memoryview], written: int) -> list[memoryview]:
+    """What remains of `pending` after its first `written` bytes."""
+    for position, view in enumerate(pending):
+        if written < len(view):
+            return [view[written:], *pending[position + 1 :]]
+        written -= len(view)
+    return []
+
+
+def _keys_in(directory: Path) -> Sequence[BlobKey]:
+    with os.scandir(directory) as entries:
+        return [layout.key_of(entry.name) for entry in entries]
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

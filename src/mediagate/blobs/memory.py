@@ -1,0 +1,119 @@
+"""Blobs in memory: for tests and for trying things out; held to the same conformance suite."""
+
+from collections.abc import AsyncIterator, Sequence
+
+from mediagate.blobs.driver import BlobMissingError, Buffer, DiskFullError
+from mediagate.core.files import BlobKey
+
+_READ_BYTES = 256 * 1024
+
+
+class MemoryBlobDriver:
+    """Blobs in a dictionary.
+
+    Args:
+        capacity_bytes: After how many bytes it is full; None: never.
+    """
+
+    def __init__(self, *, capacity_bytes: int | None = None) -> None:
+        self._capacity_bytes = capacity_bytes
+        self._blobs: dict[BlobKey, bytes] = {}
+        self._partial: dict[BlobKey, bytearray] = {}
+
+    async def open(self) -> None:
+        """Nothing to do."""
+
+    async def close(self) -> None:
+        """Nothing to do."""
+
+    async def create(self, key: BlobKey) -> "MemoryBlobWriter":
+        """Begin a blob."""
+        self._partial[key] = bytearray()
+        return MemoryBlobWriter(self, key)
+
+    async def read(self, key: BlobKey) -> "MemoryBlobReader":
+        """Open a blob."""
+        try:
+            return MemoryBlobReader(self._blobs[key])
+        except KeyError:
+            raise BlobMissingError from None
+
+    async def delete(self, key: BlobKey) -> None:
+        """Drop the bytes."""
+        self.drop(key)
+
+    def drop(self, key: BlobKey) -> None:
+        """Forget `key`, finished or not."""
+        self._blobs.pop(key, None)
+        self._partial.pop(key, None)
+
+    def append(self, key: BlobKey, chunks: Sequence[Buffer]) -> None:
+        """Append to an unfinished blob."""
+        for chunk in chunks:
+            free = self._free()
+            if free is not None and len(chunk) > free:
+                raise DiskFullError
+            self._partial[key] += chunk
+
+    def finish(self, key: BlobKey, size_bytes: int) -> None:
+        """Make an unfinished blob readable."""
+        if len(self._partial[key]) != size_bytes:
+            message = "the blob has another size than the bytes that were written"
+            raise OSError(message)
+        self._blobs[key] = bytes(self._partial.pop(key))
+
+    async def list(self) -> AsyncIterator[Sequence[BlobKey]]:
+        """All keys at once."""
+        yield [*self._blobs, *self._partial]
+
+    async def free_bytes(self) -> int | None:
+        """What the capacity leaves."""
+        return self._free()
+
+    def _free(self) -> int | None:
+        if self._capacity_bytes is None:
+            return None
+        taken = sum(map(len, self._blobs.values())) + sum(map(len, self._partial.values()))
+        return self._capacity_bytes - taken
+
+
+class MemoryBlobWriter:
+    """One blob being written; see `BlobWriter`."""
+
+    def __init__(self, driver: MemoryBlobDriver, key: BlobKey) -> None:
+        self._driver = driver
+        self._key = key
+
+    async def write(self, chunks: Sequence[Buffer]) -> None:
+        """Append `chunks`."""
+        self._driver.append(self._key, chunks)
+
+    async def commit(self, *, size_bytes: int) -> None:
+        """Make it readable."""
+        self._driver.finish(self._key, size_bytes)
+
+    async def abort(self) -> None:
+        """Drop it."""
+        self._driver.drop(self._key)
+
+
+class MemoryBlobReader:
+    """One open blob; see `BlobReader`."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of the whole blob."""
+        return len(self._data)
+
+    async def chunks(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+        """The bytes from `start` up to `stop`."""
+        end = self.size_bytes if stop is None else min(stop, self.size_bytes)
+        for position in range(start, end, _READ_BYTES):
+            yield self._data[position : min(position + _READ_BYTES, end)]
+
+    async def close(self) -> None:
+        """Let go of the bytes."""
+        self._data = b""
