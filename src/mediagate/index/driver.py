@@ -34,6 +34,10 @@ class State(IntEnum):
     DELETING = 2
 
 
+CURSOR_S = 3600.0
+"""How long a file that is gone remains a valid cursor, counted from its move to DELETING."""
+
+
 class Order(StrEnum):
     """Of a listing, by `created_at`, then `id`."""
 
@@ -75,11 +79,25 @@ class IndexFullError(Exception):
     """The database has no room on its disk."""
 
 
+class IndexTooNewError(Exception):
+    """The database was written by a newer mediagate, which knows things about it that this one does not."""
+
+    def __init__(self, found: int, known: int) -> None:
+        super().__init__(
+            f"The index has schema version {found}; this mediagate knows versions up to {known}. "
+            "Run the newer mediagate, or give it another directory."
+        )
+
+
 class Index(Protocol):
     """The rows. `scope` is part of every question that a client asks."""
 
     async def open(self) -> None:
-        """Create or upgrade the schema, connect. Called once, first."""
+        """Create or upgrade the schema, connect. Called once, first.
+
+        Raises:
+            IndexTooNewError: A newer mediagate has upgraded it before.
+        """
 
     async def close(self) -> None:
         """Disconnect. Called once, last."""
@@ -107,7 +125,7 @@ class Index(Protocol):
         Durable on return. Called after the bytes are durable.
 
         Raises:
-            ReservationLostError: There is no such RESERVED row.
+            ReservationLostError: There is no RESERVED row of this id, scope and blob that holds that many bytes.
         """
 
     async def abandon(self, file_id: FileId) -> None:
@@ -130,7 +148,8 @@ class Index(Protocol):
     ) -> Page:
         """Files of `scope` after the cursor, by (`created_at`, `id`).
 
-        A file that was deleted or has expired remains a valid cursor: its place is remembered for at least an hour.
+        A file that was deleted, expired or evicted remains a valid cursor: its place is remembered for at least an
+        hour (`CURSOR_S`).
 
         Raises:
             UnknownCursorError: `after` is no file of this scope.
@@ -160,7 +179,7 @@ class Index(Protocol):
     async def renew(
         self, *, leases: Collection[LeaseId], reservations: Collection[FileId], until: float
     ) -> None:
-        """Prolong claims to `until`; those that have lapsed and were swept stay gone."""
+        """Prolong claims to `until`, shorten none; those that have lapsed and were swept stay gone."""
 
     async def release(self, lease_id: LeaseId, *, now: float) -> Sequence[Removal]:
         """End a lease; returns the rows in DELETING that no live lease holds any more because of it."""

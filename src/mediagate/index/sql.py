@@ -1,0 +1,145 @@
+"""Rows in a SQL database. What each method does is in `transactions`; here is said how durable it has to be."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Self
+
+from mediagate.core.files import BlobKey, FileId, FileObject, Purpose
+from mediagate.core.leases import LeaseId
+from mediagate.core.quotas import Quota, Usage
+from mediagate.core.scopes import Scope
+from mediagate.index import transactions
+from mediagate.index.driver import Order, Page, Removal
+from mediagate.index.sqlite import Sqlite
+
+
+class SqlIndex:
+    """`Index` on a SQL database.
+
+    Rows that follow durable bytes (`commit`) or precede their removal (`delete`, `expire`, `evict`) are durable on
+    return. The rest may be lost in a power cut, which no promise depends on: a lost reservation leaves an orphan, a
+    lost lease had no process left, a row that was forgotten is forgotten again.
+
+    The periodic calls look first and take the write lock only if there is work.
+
+    Args:
+        database: Runs transactions.
+    """
+
+    def __init__(self, *, database: Sqlite) -> None:
+        self._database = database
+
+    @classmethod
+    def sqlite(cls, path: Path, *, durable: bool = True, busy_timeout_s: float = 10.0) -> Self:
+        """On the SQLite file at `path`, which any number of processes of this machine may share; see `Sqlite`."""
+        return cls(database=Sqlite(path, durable=durable, busy_timeout_s=busy_timeout_s))
+
+    async def open(self) -> None:
+        """Create or upgrade the schema, connect."""
+        await self._database.open()
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._database.close()
+
+    async def begin(self, file_id: FileId, *, scope: Scope, blob: BlobKey, until: float) -> None:
+        """Insert a RESERVED row."""
+        await self._database.write(transactions.begin, file_id, scope, blob, until)
+
+    async def reserve(self, file_id: FileId, extra_bytes: int, *, quota: Quota) -> bool:
+        """Claim `extra_bytes` more."""
+        try:
+            await self._database.write(transactions.reserve, file_id, extra_bytes, quota)
+        except transactions.NoRoomError:
+            return False
+        return True
+
+    async def commit(self, file: FileObject) -> None:
+        """RESERVED to READY, durably."""
+        await self._database.write_durably(transactions.commit, file)
+
+    async def abandon(self, file_id: FileId) -> None:
+        """Remove a RESERVED row."""
+        await self._database.write(transactions.abandon, file_id)
+
+    async def get(self, file_id: FileId, *, scope: Scope, now: float) -> FileObject | None:
+        """The file, or None."""
+        return await self._database.read(transactions.get, file_id, scope, now)
+
+    async def list(
+        self,
+        *,
+        scope: Scope,
+        now: float,
+        limit: int,
+        order: Order = Order.DESC,
+        after: FileId | None = None,
+        purpose: Purpose | None = None,
+    ) -> Page:
+        """One page."""
+        return await self._database.read(
+            transactions.list_files, scope, now, limit, order, after, purpose
+        )
+
+    async def usage(self, scope: Scope | None = None) -> Usage:
+        """What `scope`, or the whole store, takes."""
+        return await self._database.read(transactions.usage_of, scope)
+
+    async def lease(
+        self,
+        file_ids: Collection[FileId],
+        *,
+        lease_id: LeaseId,
+        scope: Scope,
+        now: float,
+        until: float,
+    ) -> dict[FileId, FileObject]:
+        """Look up, authorise, touch and lease."""
+        if not file_ids:
+            return {}
+        return await self._database.write(transactions.lease, file_ids, lease_id, scope, now, until)
+
+    async def renew(
+        self, *, leases: Collection[LeaseId], reservations: Collection[FileId], until: float
+    ) -> None:
+        """Prolong claims."""
+        if leases or reservations:
+            await self._database.write(transactions.renew, leases, reservations, until)
+
+    async def release(self, lease_id: LeaseId, *, now: float) -> Sequence[Removal]:
+        """End a lease."""
+        return await self._database.write(transactions.release, lease_id, now)
+
+    async def delete(self, file_id: FileId, *, scope: Scope, now: float) -> FileObject | None:
+        """READY to DELETING, durably."""
+        return await self._database.write_durably(transactions.delete, file_id, scope, now)
+
+    async def expire(self, *, now: float, limit: int) -> Sequence[FileObject]:
+        """Expired READY rows to DELETING, durably."""
+        if not await self._database.read(transactions.any_expired, now):
+            return ()
+        return await self._database.write_durably(transactions.expire, now, limit)
+
+    async def evict(self, *, scope: Scope | None, now: float) -> FileObject | None:
+        """The least recently used unleased READY row to DELETING, durably."""
+        return await self._database.write_durably(transactions.evict, scope, now)
+
+    async def lapse(self, *, now: float, limit: int) -> None:
+        """Sweep claims and cursors whose time is up."""
+        if await self._database.read(transactions.any_lapsed, now):
+            await self._database.write(transactions.lapse, now, limit)
+
+    async def removable(self, *, now: float, limit: int) -> Sequence[Removal]:
+        """Rows in DELETING that no live lease holds."""
+        return await self._database.read(transactions.removable, now, limit)
+
+    async def forget(self, file_ids: Collection[FileId]) -> None:
+        """Remove rows in DELETING."""
+        if file_ids:
+            await self._database.write(transactions.forget, file_ids)
+
+    async def without_row(self, blobs: Collection[BlobKey]) -> set[BlobKey]:
+        """Those of `blobs` that no row names."""
+        if not blobs:
+            return set()
+        return await self._database.read(transactions.without_row, blobs)
