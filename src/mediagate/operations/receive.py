@@ -1,0 +1,302 @@
+"""Taking in one file.
+
+    slot ─▶ head (4 KiB) ─▶ type ─▶ row (RESERVED) ─▶ space, bytes ─▶ space, bytes ─▶ … ─▶ bytes durable ─▶ row (READY)
+
+Nothing is written before the type is known. The row exists before the first byte of the blob and becomes visible
+after the last one is durable. Whatever ends a receive early, `__aexit__` leaves nothing behind.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from mediagate.blobs.driver import Buffer
+from mediagate.blobs.store import BlobSink, BlobStore
+from mediagate.core.errors import (
+    EmptyFile,
+    FileTooLarge,
+    InsufficientStorage,
+    NoSlot,
+    UnsupportedMedia,
+)
+from mediagate.core.events import FileEvicted, FileReceived, Observer
+from mediagate.core.expiry import Lifetime
+from mediagate.core.files import FileObject, Purpose, new_blob_key, new_file_id, sanitise_filename
+from mediagate.core.quotas import Quota, next_step
+from mediagate.core.scopes import Scope
+from mediagate.executor import complete
+from mediagate.index.driver import Index, Removal
+from mediagate.media.sniff import HEAD_BYTES
+from mediagate.operations.claims import Claims
+from mediagate.operations.removal import Remover
+
+Sniff = Callable[[bytes, bool], Awaitable[str]]
+"""First bytes, and whether they are all → exact MIME type."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveLimits:
+    """Ceilings on one receive and on their number.
+
+    Attributes:
+        max_file_bytes: Largest file.
+        max_concurrent: Receives at once, in this process.
+        allowed_types: Exact MIME types.
+        quota: Ceilings of the store.
+        lifetime: Of a file for which the client asks none.
+    """
+
+    max_file_bytes: int
+    max_concurrent: int
+    allowed_types: Collection[str]
+    quota: Quota
+    lifetime: Lifetime
+
+
+class Receiver:
+    """Takes files in, as many at once as there are slots."""
+
+    def __init__(
+        self,
+        *,
+        index: Index,
+        blobs: BlobStore,
+        claims: Claims,
+        remover: Remover,
+        sniff: Sniff,
+        limits: ReceiveLimits,
+        observer: Observer,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.index = index
+        self.blobs = blobs
+        self.claims = claims
+        self.sniff = sniff
+        self.limits = limits
+        self.clock = clock
+        self.observer = observer
+        self._remover = remover
+        self._free_slots = limits.max_concurrent
+
+    def receive(self, *, scope: Scope, at_least: int = 0, at_most: int | None = None) -> "Receive":
+        """Take a slot. The result is an async context manager, to be entered at once.
+
+        Args:
+            scope: Who will own the file.
+            at_least: Bytes that the file has for certain, where a length was declared.
+            at_most: Bytes that may come at the most, where a length was declared.
+
+        Raises:
+            FileTooLarge: The declared length exceeds the limit.
+            InsufficientStorage: It can never fit.
+            NoSlot: All slots are taken.
+        """
+        self.check_size(at_least)
+        if self._free_slots <= 0:
+            message = (
+                "The server is receiving as many files as it may at once. Try again in a moment."
+            )
+            raise NoSlot(message, retry_after_s=2)
+        self._free_slots -= 1
+        return Receive(self, scope=scope, expected_bytes=at_most)
+
+    def release_slot(self) -> None:
+        """Give a slot back."""
+        self._free_slots += 1
+
+    def check_size(self, size_bytes: int) -> None:
+        """Refuse what is too large for one file, or can never fit."""
+        if size_bytes > self.limits.max_file_bytes:
+            message = (
+                f"The file exceeds the limit of {_human(self.limits.max_file_bytes)} per file."
+            )
+            raise FileTooLarge(message, param="file")
+        if not self.limits.quota.can_ever_hold(size_bytes):
+            message = "The file exceeds the space that this server keeps for all files together."
+            raise InsufficientStorage(message, param="file")
+
+    async def evict_one(self, scope: Scope, needed: int) -> bool:
+        """Remove the least recently used file where space is short; False: there is none to remove."""
+        quota = self.limits.quota
+        usage = await self.index.usage(scope)
+        is_scope_full = (
+            quota.scope_bytes is not None and usage.used_bytes + needed > quota.scope_bytes
+        ) or (quota.scope_files is not None and usage.files >= quota.scope_files)
+        victim = await self.index.evict(scope=scope if is_scope_full else None, now=self.clock())
+        if victim is None:
+            return False
+        removal = Removal(victim.id, victim.scope, victim.blob, victim.size_bytes)
+        await complete(self._remover.remove((removal,)))
+        self.observer(
+            FileEvicted(scope=victim.scope, file_id=victim.id, size_bytes=victim.size_bytes)
+        )
+        return True
+
+
+class Receive:
+    """One file on its way in: `write` its bytes in order, then `finish`. One task at a time."""
+
+    def __init__(self, receiver: Receiver, *, scope: Scope, expected_bytes: int | None) -> None:
+        self._receiver = receiver
+        self._scope = scope
+        self._expected_bytes = expected_bytes
+        self._id = new_file_id()
+        self._blob = new_blob_key()
+        self._head = bytearray()
+        self._size_bytes = 0
+        self._reserved_bytes = 0
+        self._sink: BlobSink | None = None
+        self._mime_type = ""
+        self._is_finished = False
+        self._began_at = receiver.clock()
+
+    async def __aenter__(self) -> Self:
+        """Enter."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave: without `finish`, nothing remains."""
+        try:
+            if not self._is_finished and self._mime_type:
+                await complete(self._abort())
+        finally:
+            self._receiver.claims.drop_reservation(self._id)
+            self._receiver.release_slot()
+
+    async def write(self, chunk: Buffer) -> None:
+        """Take the next bytes, which must not change afterwards.
+
+        Raises:
+            FileTooLarge: Now there are too many.
+            InsufficientStorage: There is no room and nothing to evict.
+            UnsupportedMedia: The first bytes are no accepted media.
+        """
+        self._size_bytes += len(chunk)
+        self._receiver.check_size(self._size_bytes)
+        if self._sink is not None:
+            await self._store(self._sink, chunk)
+            return
+        self._head += chunk
+        if len(self._head) >= HEAD_BYTES:
+            await self._begin(is_whole=False)
+
+    async def _begin(self, *, is_whole: bool) -> None:
+        """Judge the type, then make the row, then the blob."""
+        head = bytes(self._head)
+        mime_type = await self._receiver.sniff(head[:HEAD_BYTES], is_whole)
+        if mime_type not in self._receiver.limits.allowed_types:
+            message = (
+                f"The file's content is {mime_type}, which is not accepted. "
+                "Images, audio and video are, in common formats; the name and the declared type do not count."
+            )
+            raise UnsupportedMedia(message, param="file")
+        self._mime_type = mime_type
+        claims = self._receiver.claims
+        await self._receiver.index.begin(
+            self._id, scope=self._scope, blob=self._blob, until=claims.until()
+        )
+        claims.add_reservation(self._id)
+        await self._reserve(len(head))
+        self._sink = await self._receiver.blobs.create(self._blob)
+        await self._sink.write(head)
+        self._head.clear()
+
+    async def _store(self, sink: BlobSink, chunk: Buffer) -> None:
+        missing = self._size_bytes - self._reserved_bytes
+        if missing > 0:
+            await self._reserve(missing)
+        await sink.write(chunk)
+
+    async def _reserve(self, needed: int) -> None:
+        """Claim space: a whole step if it is free, at least `needed`, evicting only for that."""
+        index, quota = self._receiver.index, self._receiver.limits.quota
+        expected = None
+        if self._expected_bytes is not None:
+            expected = max(self._expected_bytes - self._reserved_bytes, 0)
+        step = next_step(needed=needed, expected=expected)
+        if await index.reserve(self._id, step, quota=quota):
+            self._reserved_bytes += step
+            return
+        while not await index.reserve(self._id, needed, quota=quota):
+            if not await self._receiver.evict_one(self._scope, needed):
+                message = "There is no room for this file, and nothing that could be removed to make some."
+                raise InsufficientStorage(message)
+        self._reserved_bytes += needed
+
+    async def finish(
+        self, *, filename: str | None, purpose: Purpose, lifetime: Lifetime | None = None
+    ) -> FileObject:
+        """The last byte has come: make it durable, then visible.
+
+        Args:
+            filename: As the client gave it.
+            purpose: As the client gave it.
+            lifetime: What the client asked for; None: the server's.
+
+        Raises:
+            EmptyFile: There was no byte.
+            UnsupportedMedia, InsufficientStorage: As `write`.
+        """
+        if self._size_bytes == 0:
+            message = "The file is empty."
+            raise EmptyFile(message, param="file")
+        if self._sink is None:
+            await self._begin(is_whole=True)
+        lifetime = lifetime or self._receiver.limits.lifetime
+        # From here a cancellation waits: the bytes and the row become durable together or not at all.
+        file = await complete(self._commit(filename, purpose, lifetime))
+        elapsed_s = self._receiver.clock() - self._began_at
+        self._receiver.observer(
+            FileReceived(
+                scope=self._scope,
+                file_id=file.id,
+                size_bytes=file.size_bytes,
+                mime_type=file.mime_type,
+                elapsed_s=elapsed_s,
+            )
+        )
+        return file
+
+    async def _commit(
+        self, filename: str | None, purpose: Purpose, lifetime: Lifetime
+    ) -> FileObject:
+        assert self._sink is not None  # noqa: S101 - `finish` has begun it; for the type checker
+        stored = await self._sink.finish()
+        now = self._receiver.clock()
+        file = FileObject(
+            id=self._id,
+            scope=self._scope,
+            blob=self._blob,
+            filename=sanitise_filename(filename),
+            purpose=purpose,
+            mime_type=self._mime_type,
+            size_bytes=stored.size_bytes,
+            digest=stored.digest,
+            created_at=int(now),
+            last_used_at=now,
+            expires_at=lifetime.expires_at(int(now)),
+            ttl_s=lifetime.ttl_s,
+        )
+        await self._receiver.index.commit(file)
+        self._is_finished = True
+        return file
+
+    async def _abort(self) -> None:
+        """Remove the row if it is still reserved; then the bytes, if no row names them any more."""
+        index = self._receiver.index
+        await index.abandon(self._id)
+        if await index.without_row((self._blob,)):
+            if self._sink is not None:
+                await self._sink.abort()
+            await self._receiver.blobs.delete(self._blob)
+
+
+def _human(size_bytes: int) -> str:
+    return f"{size_bytes / 1024**2:g} MiB"

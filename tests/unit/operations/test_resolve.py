@@ -1,0 +1,572 @@
+import asyncio
+import base64
+import io
+import json
+import wave
+import zlib
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mediagate.core.errors import (
+    FileNotFound,
+    InvalidReference,
+    InvalidValue,
+    MalformedBody,
+    MediagateError,
+    MediaKindMismatch,
+    SourceNotAllowed,
+)
+from mediagate.core.files import BlobKey, Digest, FileId, FileObject, Purpose
+from mediagate.core.scopes import Principal, Scope
+from mediagate.dialects.openai_chat import find
+from mediagate.executor import Executor
+from mediagate.operations.deliver import Delivery, HandleDelivery, Handles, InlineDelivery, stream
+from mediagate.operations.files import file_not_found
+from mediagate.operations.resolve import MAX_REFERENCES, PARSED_IN_PLACE_BYTES, Resolved, Resolver
+
+OURS, THEIRS = Scope("ours"), Scope("theirs")
+
+
+def file_id(name: int) -> FileId:
+    return FileId(f"file-{name:032x}")
+
+
+VIDEO, IMAGE, WAV, MP3, M4A = map(file_id, range(1, 6))
+GIF, FOREIGN, MISSING = map(file_id, range(6, 9))
+BLOBS = {VIDEO: b"moving", IMAGE: b"picture!", WAV: b"sound", MP3: b"music", M4A: b"m4a", GIF: b"g"}
+TYPES = {
+    VIDEO: "video/mp4",
+    IMAGE: "image/png",
+    WAV: "audio/wav",
+    MP3: "audio/mpeg",
+    M4A: "audio/mp4",
+    GIF: "image/gif",
+    FOREIGN: "video/mp4",
+}
+
+
+def a_file(name: FileId) -> FileObject:
+    return FileObject(
+        id=name,
+        scope=THEIRS if name == FOREIGN else OURS,
+        blob=BlobKey(name.removeprefix("file-")),
+        filename="clip",
+        purpose=Purpose.USER_DATA,
+        mime_type=TYPES[name],
+        size_bytes=len(BLOBS.get(name, b"")),
+        digest=Digest("blake3:" + "0" * 64),
+        created_at=0,
+        last_used_at=0,
+        expires_at=None,
+        ttl_s=None,
+    )
+
+
+class Held:
+    def __init__(self, store: "Store", files: Mapping[FileId, FileObject]) -> None:
+        self._store = store
+        self.files = files
+
+    async def release(self) -> None:
+        self._store.held.discard(self)
+
+
+class Store:
+    """Files that can be leased, and what is leased."""
+
+    def __init__(self) -> None:
+        self.files = {name: a_file(name) for name in TYPES}
+        self.asked: list[tuple[FileId, ...]] = []
+        self.held: set[Held] = set()
+
+    async def hold(self, file_ids: Collection[FileId], *, scope: Scope) -> Held:
+        self.asked.append(tuple(file_ids))
+        files = {
+            name: self.files[name]
+            for name in file_ids
+            if name in self.files and self.files[name].scope == scope
+        }
+        held = Held(self, files)
+        self.held.add(held)
+        return held
+
+
+class Blob:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self._data)
+
+    async def chunks(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+        for at in range(0, len(self._data), 2):
+            yield self._data[at : at + 2]
+
+    async def close(self) -> None:
+        pass
+
+
+async def open_blob(file: FileObject) -> Blob:
+    return Blob(BLOBS[file.id])
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[Executor]:
+    executor = Executor("parse", threads=1)
+    yield executor
+    executor.close()
+
+
+class Bench:
+    """A resolver and what stands around it."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.store = Store()
+        self.resolver = Resolver(holder=self.store, deliver=InlineDelivery, executor=executor)
+
+    async def resolve(self, raw: bytes) -> Resolved:
+        return await self.resolver.resolve(raw, dialect=find, principal=Principal(OURS))
+
+    async def body(self, raw: bytes) -> bytes:
+        resolved = await self.resolve(raw)
+        body = b"".join([c async for c in stream(resolved.pieces, open_blob=open_blob)])
+        assert resolved.content_length == len(body)
+        await resolved.close()
+        assert not self.store.held
+        return body
+
+    async def refusal(self, raw: bytes) -> MediagateError:
+        with pytest.raises(MediagateError) as caught:
+            await self.resolve(raw)
+        assert not self.store.held
+        return caught.value
+
+
+@pytest.fixture
+def bench(executor: Executor) -> Bench:
+    return Bench(executor)
+
+
+def data_uri(name: FileId) -> str:
+    return f"data:{TYPES[name]};base64,{bare(name)}"
+
+
+def bare(name: FileId) -> str:
+    return base64.b64encode(BLOBS[name]).decode()
+
+
+def chat(*parts: Any) -> bytes:
+    return json.dumps({"model": "m", "messages": [{"role": "user", "content": parts}]}).encode()
+
+
+def parts_of(body: bytes) -> Any:
+    return json.loads(body)["messages"][0]["content"]
+
+
+def wav(seconds: float = 0.1) -> bytes:
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(b"\1\0" * int(8000 * seconds))
+    return buffer.getvalue()
+
+
+def png() -> bytes:
+    def chunk(name: bytes, data: bytes) -> bytes:
+        crc = zlib.crc32(name + data)
+        return len(data).to_bytes(4, "big") + name + data + crc.to_bytes(4, "big")
+
+    header = b"\0\0\0\1\0\0\0\1\x08\0\0\0\0"
+    pixels = chunk(b"IDAT", zlib.compress(b"\0\0"))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+
+
+def sound(data: bytes) -> dict[str, Any]:
+    text = base64.b64encode(data).decode()
+    return {"type": "input_audio", "input_audio": {"data": text, "format": "wav"}}
+
+
+# Rewriting ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["", "vllm-file://"])
+@pytest.mark.parametrize(
+    ("key", "name"), [("image_url", IMAGE), ("video_url", VIDEO), ("audio_url", MP3)]
+)
+async def test_a_reference_becomes_the_file_itself(
+    bench: Bench, prefix: str, key: str, name: FileId
+) -> None:
+    part = {"type": key, key: {"url": prefix + name, "detail": "low"}, "uuid": "u-1"}
+
+    body = await bench.body(chat(part))
+
+    assert parts_of(body) == [{**part, key: {"url": data_uri(name), "detail": "low"}}]
+
+
+async def test_a_plain_string_stays_a_plain_string(bench: Bench) -> None:
+    body = await bench.body(chat({"type": "image_url", "image_url": IMAGE}))
+
+    assert parts_of(body) == [{"type": "image_url", "image_url": data_uri(IMAGE)}]
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [(IMAGE, "image_url"), (VIDEO, "video_url"), (WAV, "audio_url")]
+)
+async def test_a_file_part_becomes_the_upstreams_part_and_keeps_the_rest(
+    bench: Bench, name: FileId, key: str
+) -> None:
+    part = {
+        "cache_control": {"type": "ephemeral"},
+        "file": {"filename": "my file.mp4", "file_id": name, "detail": "high"},
+        "type": "file",
+        "uuid": "u-1",
+    }
+
+    body = await bench.body(chat(part))
+
+    assert parts_of(body) == [
+        {
+            "cache_control": {"type": "ephemeral"},
+            key: {"filename": "my file.mp4", "url": data_uri(name), "detail": "high"},
+            "type": key,
+            "uuid": "u-1",
+        }
+    ]
+
+
+async def test_a_flat_input_image_becomes_an_image_part(bench: Bench) -> None:
+    body = await bench.body(chat({"type": "input_image", "file_id": IMAGE, "detail": "low"}))
+
+    assert parts_of(body) == [
+        {"type": "image_url", "image_url": {"url": data_uri(IMAGE)}, "detail": "low"}
+    ]
+
+
+@pytest.mark.parametrize("given_format", [{}, {"format": "wav"}, {"format": None}, {"format": [1]}])
+@pytest.mark.parametrize(("name", "name_of_it"), [(WAV, "wav"), (MP3, "mp3"), (M4A, "m4a")])
+async def test_sound_by_id_says_what_it_is(
+    bench: Bench, given_format: dict[str, Any], name: FileId, name_of_it: str
+) -> None:
+    body = await bench.body(
+        chat({"type": "input_audio", "input_audio": {"data": name, **given_format}, "x": 1})
+    )
+
+    assert parts_of(body) == [
+        {"type": "input_audio", "input_audio": {"data": bare(name), "format": name_of_it}, "x": 1}
+    ]
+
+
+async def test_everything_else_stays_byte_for_byte(bench: Bench) -> None:
+    raw = (
+        '{ "temperature":1.0,"seed" : 12345678901234567890, "top_p":1e-1,\n'
+        '\t"stop":"\\u00e9\\/é🎬\\ud83c\\udfac", "messages":[ {"content":[{"text":"VIDEO",'
+        '"type":"text"}, {"video_url":{ "url" : "vllm-file:\\/\\/VIDEO" , "detail":"low"},"type":"video_url"} ],\r\n'
+        '"role":"user"}],"stream":true }\n'
+    ).replace("VIDEO", VIDEO)
+
+    body = await bench.body(raw.encode())
+
+    expected = raw.replace("vllm-file:\\/\\/" + VIDEO, data_uri(VIDEO))
+    assert body == expected.encode()
+
+
+TEXTS = st.text() | st.text('\\"{}[]:,file- ') | st.sampled_from([VIDEO, "vllm-file://" + VIDEO])
+PARTS = st.one_of(
+    st.builds(lambda text: ({"type": "text", "text": text}, None), TEXTS),
+    st.builds(
+        lambda key, prefix, extra: (
+            {"type": key[0], key[0]: {"url": prefix + key[1], **extra}},
+            {"type": key[0], key[0]: {"url": data_uri(key[1]), **extra}},
+        ),
+        st.sampled_from([("image_url", IMAGE), ("video_url", VIDEO), ("audio_url", WAV)]),
+        st.sampled_from(["", "vllm-file://"]),
+        st.dictionaries(st.sampled_from(["detail", "é", 'a"b']), st.floats(0, 1)),
+    ),
+    st.builds(
+        lambda name, filename, first: (
+            {
+                "type": "file",
+                "file": {"filename": filename, "file_id": name}
+                if first
+                else {"file_id": name, "filename": filename},
+            },
+            {
+                "type": TYPES[name].partition("/")[0] + "_url",
+                TYPES[name].partition("/")[0] + "_url": {
+                    "filename": filename,
+                    "url": data_uri(name),
+                },
+            },
+        ),
+        st.sampled_from([VIDEO, IMAGE, MP3]),
+        TEXTS,
+        st.booleans(),
+    ),
+    st.builds(
+        lambda name, before: (
+            {"type": "input_audio", "input_audio": {**before, "data": name}},
+            {
+                "type": "input_audio",
+                "input_audio": {"data": bare(name), "format": {WAV: "wav", MP3: "mp3"}[name]},
+            },
+        ),
+        st.sampled_from([WAV, MP3]),
+        st.sampled_from([{}, {"format": "ogg"}]),
+    ),
+)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.lists(PARTS, max_size=4), max_size=3),
+    st.booleans(),
+    st.sampled_from([None, 1]),
+    st.floats(allow_nan=False, allow_infinity=False),
+)
+async def test_a_rewritten_body_means_what_it_should(
+    turns: list[list[tuple[Any, Any]]], ascii_only: bool, indent: Any, number: float
+) -> None:
+    executor = Executor("parse", threads=1)
+    bench = Bench(executor)
+
+    def body(rewritten: bool) -> dict[str, Any]:
+        messages = [
+            {"role": "user", "content": [after if rewritten and after else b4 for b4, after in t]}
+            for t in turns
+        ]
+        return {"é": number, "messages": messages, "after": [number]}
+
+    text = json.dumps(body(rewritten=False), ensure_ascii=ascii_only, indent=indent)
+    if not ascii_only:
+        text = text.encode("utf-8", "replace").decode()
+    raw = text.encode()
+
+    result = await bench.body(raw)
+
+    executor.close()
+    assert json.loads(result) == body(rewritten=True)
+    if not any(after for turn in turns for _, after in turn):
+        assert result == raw
+
+
+# Without references -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"messages":[{"role":"user","content":"' + VIDEO.encode() + b'"}], "x":1.0}\n',
+        b"{}",
+        chat({"type": "image_url", "image_url": {"url": "https://host/x.png"}}),
+        chat({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}),
+        chat({"type": "file", "file": {"file_data": "data:application/pdf;base64,AAAA"}}),
+    ],
+)
+async def test_a_body_that_names_no_file_is_passed_on_as_it_is(bench: Bench, raw: bytes) -> None:
+    resolved = await bench.resolve(raw)
+
+    assert resolved.pieces == (raw,)
+    assert resolved.files == ()
+    assert bench.store.asked == []
+    await resolved.close()
+
+
+# Leases -------------------------------------------------------------------------------------------
+
+
+async def test_all_files_are_leased_in_one_step_each_once_and_until_the_end(bench: Bench) -> None:
+    raw = chat(
+        {"type": "video_url", "video_url": {"url": VIDEO}},
+        {"type": "image_url", "image_url": {"url": "vllm-file://" + IMAGE}},
+        {"type": "file", "file": {"file_id": VIDEO}},
+    )
+
+    resolved = await bench.resolve(raw)
+
+    assert bench.store.asked == [(VIDEO, IMAGE)]
+    assert [file.id for file in resolved.files] == [VIDEO, IMAGE]
+    assert len(bench.store.held) == 1
+
+    await resolved.close()
+    await resolved.close()
+
+    assert not bench.store.held
+
+
+@pytest.mark.parametrize("name", [MISSING, FOREIGN])
+async def test_a_missing_and_a_foreign_file_are_one_and_the_same(
+    bench: Bench, name: FileId
+) -> None:
+    raw = chat(
+        {"type": "video_url", "video_url": {"url": VIDEO}},
+        {"type": "video_url", "video_url": {"url": name}},
+    )
+
+    error = await bench.refusal(raw)
+
+    assert isinstance(error, FileNotFound)
+    assert error.message == file_not_found().message
+    assert error.param == "messages[0].content[1].video_url.url"
+
+
+@pytest.mark.parametrize(
+    ("part", "param"),
+    [
+        ({"type": "image_url", "image_url": {"url": VIDEO}}, "image_url.url"),
+        ({"type": "image_url", "image_url": {"url": WAV}}, "image_url.url"),
+        ({"type": "video_url", "video_url": {"url": IMAGE}}, "video_url.url"),
+        ({"type": "video_url", "video_url": {"url": GIF}}, "video_url.url"),
+        ({"type": "audio_url", "audio_url": {"url": VIDEO}}, "audio_url.url"),
+        ({"type": "input_audio", "input_audio": {"data": IMAGE}}, "input_audio.data"),
+        ({"type": "input_image", "file_id": WAV}, "file_id"),
+    ],
+)
+async def test_a_file_of_another_kind_is_refused(
+    bench: Bench, part: dict[str, Any], param: str
+) -> None:
+    error = await bench.refusal(chat({"type": "text", "text": "?"}, part))
+
+    assert isinstance(error, MediaKindMismatch)
+    assert error.param == "messages[0].content[1]." + param
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b"", MalformedBody),
+        (b"[]", MalformedBody),
+        (b'{"messages":[],"messages":[]}', MalformedBody),
+        (b'{"messages":"x"}', InvalidValue),
+        (chat({"type": "image_url", "image_url": {"url": "file:///x"}}), SourceNotAllowed),
+        (
+            chat(
+                {"type": "image_url", "image_url": {"url": IMAGE}},
+                {"type": "image_url", "image_url": {"url": "file-x"}},
+            ),
+            InvalidReference,
+        ),
+    ],
+)
+async def test_what_is_wrong_in_itself_leases_nothing(
+    bench: Bench, raw: bytes, expected: type[MediagateError]
+) -> None:
+    error = await bench.refusal(raw)
+
+    assert isinstance(error, expected)
+    assert bench.store.asked == []
+
+
+async def test_more_references_than_allowed_are_refused(bench: Bench) -> None:
+    part = {"type": "image_url", "image_url": {"url": IMAGE}}
+
+    resolved = await bench.resolve(chat(*[part] * MAX_REFERENCES))
+    await resolved.close()
+    error = await bench.refusal(chat(*[part] * (MAX_REFERENCES + 1)))
+
+    assert isinstance(error, InvalidValue)
+
+
+class Broken:
+    def pieces(self, file: FileObject, *, form: object) -> list[bytes]:
+        raise asyncio.CancelledError
+
+    def close(self) -> None:
+        pass
+
+
+async def test_a_cancelled_request_leaves_no_lease(executor: Executor) -> None:
+    store = Store()
+    resolver = Resolver(holder=store, deliver=Broken, executor=executor)
+    raw = chat({"type": "image_url", "image_url": {"url": IMAGE}})
+
+    with pytest.raises(asyncio.CancelledError):
+        await resolver.resolve(raw, dialect=find, principal=Principal(OURS))
+
+    assert not store.held
+
+
+async def test_handles_end_with_the_request(executor: Executor) -> None:
+    handles = Handles()
+
+    def deliver() -> Delivery:
+        return HandleDelivery(handles=handles)
+
+    resolver = Resolver(holder=Store(), deliver=deliver, executor=executor)
+    raw = chat({"type": "image_url", "image_url": {"url": IMAGE}})
+    resolved = await resolver.resolve(raw, dialect=find, principal=Principal(OURS))
+    (piece,) = resolved.pieces
+    assert isinstance(piece, bytes)
+    url: str = parts_of(piece)[0]["image_url"]["url"]
+    token = url.removeprefix("mediagate-media:")
+
+    assert handles.find(token) == a_file(IMAGE)
+    await resolved.close()
+    assert handles.find(token) is None
+
+
+# Large bodies -------------------------------------------------------------------------------------
+
+
+async def test_a_large_body_is_resolved_like_a_small_one(bench: Bench) -> None:
+    filler = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 400_000}}
+    raw = chat(filler, {"type": "video_url", "video_url": {"url": VIDEO}}, filler)
+    assert len(raw) > PARSED_IN_PLACE_BYTES
+
+    body = await bench.body(raw)
+
+    assert body == raw.replace(VIDEO.encode(), data_uri(VIDEO).encode())
+
+
+async def test_a_large_body_that_is_wrong_is_refused_in_the_same_words(bench: Bench) -> None:
+    filler = "A" * PARSED_IN_PLACE_BYTES
+    part = {"type": "image_url", "image_url": {"url": "file:///x"}}
+
+    small = await bench.refusal(chat({"type": "text", "text": ""}, part))
+    large = await bench.refusal(chat({"type": "text", "text": filler}, part))
+
+    assert (type(small), small.message, small.param) == (type(large), large.message, large.param)
+
+
+# Bare base64 --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [0.1, 2])
+async def test_bare_base64_of_sound_passes_as_it_is(bench: Bench, seconds: float) -> None:
+    raw = chat(sound(wav(seconds)))
+
+    assert await bench.body(raw) == raw
+
+
+@pytest.mark.parametrize("data", ["/etc/passwd0", "etc/hostname", "AAAA", "UklGRg=="])
+async def test_a_path_in_base64s_alphabet_does_not_pass(bench: Bench, data: str) -> None:
+    error = await bench.refusal(chat({"type": "input_audio", "input_audio": {"data": data}}))
+
+    assert isinstance(error, SourceNotAllowed)
+    assert error.param == "messages[0].content[0].input_audio.data"
+
+
+async def test_base64_of_what_is_no_media_does_not_pass(bench: Bench) -> None:
+    svg = b'<svg xmlns="http://www.w3.org/2000/svg"></svg>'
+
+    error = await bench.refusal(chat({"type": "image", "data": base64.b64encode(svg).decode()}))
+
+    assert isinstance(error, SourceNotAllowed)
+
+
+async def test_base64_of_a_picture_is_no_sound(bench: Bench) -> None:
+    error = await bench.refusal(chat(sound(png())))
+
+    assert isinstance(error, MediaKindMismatch)
+
+
+async def test_base64_of_a_picture_passes_where_any_media_does(bench: Bench) -> None:
+    part = {"type": "x", "source": {"data": base64.b64encode(png()).decode()}}
+
+    assert await bench.body(chat(part)) == chat(part)
