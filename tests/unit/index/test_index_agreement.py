@@ -200,14 +200,18 @@ class Agreement(RuleBasedStateMachine):
             assert usages[0].used_bytes == sum(u.used_bytes for u in usages[1:])
             assert usages[0].files == sum(u.files for u in usages[1:])
             assert usages[0].used_bytes <= QUOTA.store_bytes
+            visible = [
+                await index.get(file_id, scope=scope, now=self.now)
+                for file_id, scope in self.born.items()
+            ]
             blobs = [BlobKey(file_id[5:]) for file_id in self.born]
             removals = by_id(await index.removable(now=self.now, limit=100))
-            return usages, removals, await index.without_row(blobs)
+            return usages, visible, removals, await index.without_row(blobs)
 
         self.ask(question)
 
 
 Agreement.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=40, deadline=None, database=None, print_blob=True
+    max_examples=15, stateful_step_count=40, deadline=None, database=None, print_blob=True
 )
 TestAgreement = Agreement.TestCase

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 
 from mediagate.core.files import Purpose, new_blob_key, new_file_id
 from mediagate.core.leases import new_lease_id
-from mediagate.index.driver import Index, IndexBusyError, IndexFullError, Order
+from mediagate.core.scopes import Scope
+from mediagate.index.driver import CURSOR_S, Index, IndexBusyError, IndexFullError, Order
 from mediagate.index.sql import SqlIndex
 from mediagate.testing.index_conformance import (
     HOUR,
@@ -113,6 +114,32 @@ async def test_many_may_open_a_new_database_at_once(path: Path) -> None:
     assert {u.files for u in usages} == {len(files)}
     for index in indexes:
         await index.close()
+
+
+async def test_opening_waits_for_another_that_makes_the_database(path: Path) -> None:
+    index = SqlIndex.sqlite(path)
+    blocker = sqlite3.connect(path, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+
+    opening = asyncio.create_task(index.open())
+    done, _ = await asyncio.wait([opening], timeout=0.1)
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    await opening
+
+    assert done == set()
+    await store(index)
+    await index.close()
+
+
+async def test_opening_gives_up_on_a_lock_that_is_not_given_back(path: Path) -> None:
+    blocker = sqlite3.connect(path, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+
+    with pytest.raises(IndexBusyError):
+        await SqlIndex.sqlite(path, busy_timeout_s=0.05).open()
+
+    blocker.close()
 
 
 async def test_held_lock_makes_writers_busy_and_readers_go_on(path: Path) -> None:
@@ -260,6 +287,26 @@ async def test_sweeping_an_index_without_work_takes_no_write_lock(path: Path) ->
 
     blocker.close()
     await index.close()
+
+
+async def test_scope_without_files_leaves_no_trace(path: Path) -> None:
+    secret = Scope("a-tenants-name")
+    index = SqlIndex.sqlite(path)
+    await index.open()
+    deleted, abandoned = new_file(scope=secret), new_file(scope=secret)
+    await store(index, deleted)
+    await begin(index, abandoned)
+    await index.reserve(abandoned.id, 100, quota=ROOMY)
+
+    await index.abandon(abandoned.id)
+    await index.delete(deleted.id, scope=secret, now=NOW)
+    await index.forget([deleted.id])
+    await index.lapse(now=NOW + CURSOR_S, limit=10)
+    await index.close()
+
+    database = sqlite3.connect(path)
+    assert secret not in "".join(database.iterdump())
+    database.close()
 
 
 async def test_what_is_not_an_error_of_the_protocol_is_raised_as_it_is(path: Path) -> None:

@@ -1,0 +1,120 @@
+"""`mediagate serve`: the gateway."""
+
+import argparse
+import contextlib
+import importlib
+import ipaddress
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+
+from mediagate.cli.config import add_setting_flags, load_settings
+from mediagate.cli.failure import CommandFailed
+from mediagate.config import Config, Resolved, SettingError
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `serve`."""
+    parser = commands.add_parser(
+        "serve",
+        help="run the gateway",
+        usage="%(prog)s [--upstream URL] [--host ADDRESS] [--port PORT] [--api-key KEY] "
+        "[--file-upload-dir DIR] [...]",
+        description="Run the gateway in front of an OpenAI-compatible inference server, or, without --upstream, "
+        "in front of a built-in inspector that says what it measured in the files it is asked about.",
+        allow_abbrev=False,
+    )
+    add_setting_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT, then drain."""
+    resolved = load_settings(arguments)
+    _check_extras(resolved)
+    config = resolved.config
+
+    # Late, so that --help and the client commands do without all of it.
+    from mediagate.blobs.directory import DirectoryError
+    from mediagate.web import server
+    from mediagate.wiring import create_app, open_directory
+
+    _log_to_stderr()
+    try:
+        # Opened before workers are forked: they share it, and its lock.
+        directory = open_directory(config)
+    except DirectoryError as error:
+        label = resolved.origins["file_upload_dir"].label
+        raise SettingError(f"{label}: {error}") from None
+    with contextlib.closing(directory):
+        try:
+            status = server.run(
+                lambda: create_app(config, directory=directory),
+                host=config.host,
+                port=config.port,
+                workers=config.workers,
+                on_ready=_announcer(config),
+            )
+        except OSError as error:
+            # asyncio and socket add to strerror what this line already says.
+            reason = (
+                error.strerror
+                if isinstance(error, socket.gaierror)
+                else os.strerror(error.errno or 0)
+            )
+            raise CommandFailed(
+                f"cannot listen on {config.host} port {config.port}: {reason}"
+            ) from None
+    return 1 if status else 0
+
+
+def ready_line(config: Config, host: str, port: int) -> str:
+    """What is told when clients can connect."""
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    answers = (
+        "the built-in inspector answers"
+        if config.upstream_root is None
+        else f"{config.upstream_root} answers"
+    )
+    line = f"mediagate: ready at {url}; {answers}"
+    if config.enable_file_uploads and config.is_ephemeral:
+        line += "; uploads vanish at exit, unless --file-upload-dir names a place for them"
+    if not config.api_key and not _is_loopback(host):
+        line += "; anybody who reaches this address may use it, as there is no --api-key"
+    return line
+
+
+def _announcer(config: Config) -> Callable[[str, int], None]:
+    def announce(host: str, port: int) -> None:
+        print(ready_line(config, host, port), file=sys.stderr, flush=True)
+
+    return announce
+
+
+def _check_extras(resolved: Resolved) -> None:
+    """What the settings need beyond the plain installation."""
+    if not resolved.config.file_upload_libmagic:
+        return
+    try:
+        importlib.import_module("magic")  # fails too where the library behind it is missing
+    except ImportError:
+        label = resolved.origins["file_upload_libmagic"].label
+        raise SettingError(
+            f"{label}: needs libmagic, and python-magic: pip install 'mediagate[libmagic]'"
+        ) from None
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(format=LOG_FORMAT, level=logging.WARNING)
+    logging.getLogger("mediagate").setLevel(logging.INFO)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

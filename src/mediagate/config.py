@@ -1,0 +1,513 @@
+"""Every setting: its type, default, unit and text, in one table, which is the class `Config`.
+
+A field `name` is the flag `--na-me`, the environment variable `MEDIAGATE_NA_ME` and the flat TOML key `na_me`. Later
+sources win, one setting at a time: defaults < file < environment < flags. Help texts and the reference page are made
+from this table. What operators write is in their units (MB and GB are MiB and GiB); the properties at the end of
+`Config` give the rest of the program bytes, seconds and plain values.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Self, get_args
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+
+ENV_PREFIX = "MEDIAGATE_"
+CONFIG_ENV = "MEDIAGATE_CONFIG"
+SERVER_ENV = "MEDIAGATE_SERVER"
+"""Read by the client commands only; no setting of the server."""
+
+MIB = 1024**2
+GIB = 1024**3
+
+
+class Group(StrEnum):
+    """Where a setting stands in `--help`; the first group is what most people need."""
+
+    MAIN = "most people need these"
+    UPSTREAM = "upstream"
+    SERVER = "server"
+    STORE = "store"
+    RECEIVE = "receiving files"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outside:
+    """How a setting looks from outside, where its type does not say it.
+
+    Attributes:
+        group: Its place in the help.
+        metavar: What stands for the value in the help.
+        unit: Of the value; None: it has none.
+        unset: What happens when there is no value, for settings whose default is none.
+        is_repeatable: The flag may be given several times; otherwise a list is written with commas.
+    """
+
+    group: Group
+    metavar: str | None = None
+    unit: str | None = None
+    unset: str | None = None
+    is_repeatable: bool = False
+
+
+class OriginKind(StrEnum):
+    """Sources, weakest first."""
+
+    DEFAULT = "default"
+    FILE = "file"
+    ENVIRONMENT = "environment"
+    FLAG = "flag"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value came from; `label` is what the operator wrote there."""
+
+    kind: OriginKind
+    label: str
+
+
+class SettingError(Exception):
+    """A setting is wrong. The message is one line, names the setting and its origin, and holds no secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table."""
+
+    name: str
+    outside: Outside
+    text: str
+    default: Any
+    is_switch: bool
+    is_list: bool
+    is_secret: bool
+
+    @property
+    def flag(self) -> str:
+        """As typed on the command line."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def env(self) -> str:
+        """The environment twin."""
+        return ENV_PREFIX + self.name.upper()
+
+    def shown(self, value: object) -> str:
+        """`value` for a person: secrets masked, numbers without noise."""
+        if value is None or value == ():
+            return self.outside.unset or "none"
+        if self.is_secret:
+            return ", ".join("********" for _ in (value if isinstance(value, tuple) else (value,)))
+        if isinstance(value, tuple):
+            return ", ".join(map(str, value))
+        if isinstance(value, bool):
+            return "on" if value else "off"
+        return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A configuration and where each of its values came from."""
+
+    config: "Config"
+    origins: Mapping[str, Origin]
+
+
+def _upstream_url(text: str) -> str:
+    if not re.fullmatch(r"[!-~]+", text):
+        raise ValueError("must be ASCII without spaces")
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("is no http:// or https:// URL")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must not carry a password; use upstream_api_key")
+    if parts.query or parts.fragment:
+        raise ValueError("must not carry a query or a fragment")
+    _ = parts.port  # raises ValueError where the port is no number
+    return text.rstrip("/")
+
+
+def _ttl(seconds: float) -> float:
+    if seconds != -1 and seconds <= 0:
+        raise ValueError("must be above 0, or -1 for files that never expire")
+    return seconds
+
+
+def _api_key(key: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[!-+\--~]+", key.get_secret_value()):
+        raise ValueError("an API key is visible ASCII without spaces and commas, and not empty")
+    return key
+
+
+def _not_empty(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be empty")
+    return text
+
+
+def _mime_type(text: str) -> str:
+    exact = text.strip().lower()
+    if "*" in exact:
+        raise ValueError(f"'{text}' is a pattern; name exact types, such as video/mp4")
+    if not re.fullmatch(r"(image|audio|video)/[a-z0-9][a-z0-9.+_-]*", exact):
+        raise ValueError(f"'{text}' is no image, audio or video MIME type")
+    return exact
+
+
+def _no_empty_path(value: object) -> object:
+    # Path("") is the working directory: nobody who writes nothing means that.
+    if value == "":
+        raise ValueError("must not be empty")
+    return value
+
+
+Finite = Annotated[PositiveFloat, Field(allow_inf_nan=False)]
+
+
+class Config(BaseModel):
+    """The settings of `mediagate serve`."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True
+    )
+
+    upstream: Annotated[
+        Annotated[str, AfterValidator(_upstream_url)] | None,
+        Outside(group=Group.MAIN, metavar="URL", unset="the built-in inspector answers"),
+    ] = None
+    """The OpenAI-compatible inference server behind the gateway, with or without `/v1`."""
+
+    host: Annotated[
+        str, AfterValidator(_not_empty), Outside(group=Group.MAIN, metavar="ADDRESS")
+    ] = "127.0.0.1"
+    """Address to listen on; loopback unless told otherwise."""
+
+    port: Annotated[int, Field(ge=0, le=65535), Outside(group=Group.MAIN, metavar="PORT")] = 8080
+    """Port to listen on; 0 takes a free one, which the ready line names."""
+
+    api_key: Annotated[
+        tuple[Annotated[SecretStr, AfterValidator(_api_key)], ...],
+        Outside(
+            group=Group.MAIN, metavar="KEY", unset="none: no key is asked for", is_repeatable=True
+        ),
+    ] = ()
+    """A bearer key that clients must send; repeatable, and comma separated in the environment, where `ps` does not
+    show it. With a key set, the client's `Authorization` is not passed to the upstream."""
+
+    file_upload_dir: Annotated[
+        Annotated[Path, BeforeValidator(_no_empty_path), AfterValidator(Path.expanduser)] | None,
+        Outside(
+            group=Group.MAIN,
+            metavar="DIR",
+            unset="a private temporary directory: files are gone at exit",
+        ),
+    ] = None
+    """Where files are kept. A directory given here survives restarts and may be shared by several processes."""
+
+    upstream_api_key: Annotated[
+        Annotated[SecretStr, AfterValidator(_api_key)] | None,
+        Outside(group=Group.UPSTREAM, metavar="KEY", unset="none"),
+    ] = None
+    """The upstream's own bearer key."""
+
+    workers: Annotated[PositiveInt, Outside(group=Group.SERVER, metavar="N")] = 1
+    """Worker processes; they share the store."""
+
+    max_json_mb: Annotated[Finite, Outside(group=Group.SERVER, metavar="MB", unit="MiB")] = 64
+    """Largest JSON body of the endpoints that are read for references; a larger one gets 413."""
+
+    enable_file_uploads: Annotated[bool, Outside(group=Group.STORE)] = True
+    """Serve `/v1/files` and resolve references; off: `/v1/files` behaves as the bare server behind."""
+
+    file_upload_ttl_seconds: Annotated[
+        float,
+        Field(allow_inf_nan=False),
+        AfterValidator(_ttl),
+        Outside(group=Group.STORE, metavar="SECONDS", unit="s"),
+    ] = 3600
+    """How long a file lives after its last use; -1: for ever, and `expires_at` is left out."""
+
+    file_upload_max_ttl_seconds: Annotated[
+        Finite, Outside(group=Group.STORE, metavar="SECONDS", unit="s")
+    ] = 2_592_000
+    """Longest `expires_after` that is granted; a longer one is shortened, and the reply shows it."""
+
+    file_upload_max_size_mb: Annotated[
+        Finite, Outside(group=Group.STORE, metavar="MB", unit="MiB")
+    ] = 512
+    """Largest single file; a larger one gets 413."""
+
+    file_upload_max_total_gb: Annotated[
+        Finite, Outside(group=Group.STORE, metavar="GB", unit="GiB")
+    ] = 5
+    """Size of the whole store; the least recently used files are evicted to stay below it."""
+
+    file_upload_max_concurrent: Annotated[
+        PositiveInt, Outside(group=Group.RECEIVE, metavar="N", unit="per worker process")
+    ] = 64
+    """Files received at once, per worker process; the next one gets 503 with `Retry-After`."""
+
+    file_upload_idle_timeout_seconds: Annotated[
+        Finite, Outside(group=Group.RECEIVE, metavar="SECONDS", unit="s")
+    ] = 30
+    """How long a body may stall before it is given up."""
+
+    file_upload_min_rate_kbps: Annotated[
+        Finite, Outside(group=Group.RECEIVE, metavar="KBPS", unit="kbit/s")
+    ] = 64
+    """Slowest rate at which a body may come in."""
+
+    file_upload_deadline_seconds: Annotated[
+        Finite, Outside(group=Group.RECEIVE, metavar="SECONDS", unit="s")
+    ] = 3600
+    """How long receiving one file may take in all."""
+
+    file_upload_allowed_types: Annotated[
+        tuple[Annotated[str, AfterValidator(_mime_type)], ...],
+        Outside(group=Group.RECEIVE, metavar="TYPES", unset="every type of the built-in list"),
+    ] = ()
+    """Exact MIME types that are accepted, comma separated, never a pattern such as `image/*`."""
+
+    file_upload_libmagic: Annotated[bool, Outside(group=Group.RECEIVE)] = False
+    """Ask libmagic for a second opinion: a contradiction refuses the file, and an allowed type that the built-in list
+    does not know is admitted on libmagic's word. Needs the `libmagic` extra."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.upstream_api_key is not None and self.upstream is None:
+            raise _contradiction(
+                "a key for an upstream, and no upstream", "upstream_api_key", "upstream"
+            )
+        if self.file_upload_allowed_types and not self.file_upload_libmagic:
+            from mediagate.media.sniff import MEDIA_TYPES  # late: few name types
+
+            if unknown := sorted(set(self.file_upload_allowed_types) - MEDIA_TYPES):
+                raise _contradiction(
+                    f"the built-in list does not know {', '.join(unknown)}, only libmagic may",
+                    "file_upload_allowed_types",
+                    "file_upload_libmagic",
+                )
+        return self
+
+    @property
+    def upstream_root(self) -> str | None:
+        """The upstream's URL without a slash or `/v1` at its end; None: the inspector answers."""
+        return None if self.upstream is None else self.upstream.removesuffix("/v1").rstrip("/")
+
+    @property
+    def is_ephemeral(self) -> bool:
+        """Whether files are gone at exit."""
+        return self.file_upload_dir is None
+
+    @property
+    def max_json_bytes(self) -> int:
+        """Largest JSON body that is read, in bytes."""
+        return int(self.max_json_mb * MIB)
+
+    @property
+    def max_file_bytes(self) -> int:
+        """Largest single file, in bytes."""
+        return int(self.file_upload_max_size_mb * MIB)
+
+    @property
+    def max_total_bytes(self) -> int:
+        """Size of the whole store, in bytes."""
+        return int(self.file_upload_max_total_gb * GIB)
+
+    @property
+    def ttl_s(self) -> float | None:
+        """Seconds that a file lives after its last use; None: for ever."""
+        return None if self.file_upload_ttl_seconds == -1 else self.file_upload_ttl_seconds
+
+    @property
+    def max_ttl_s(self) -> float:
+        """Longest fixed lifetime that is granted, in seconds."""
+        return self.file_upload_max_ttl_seconds
+
+    @property
+    def max_concurrent_receives(self) -> int:
+        """Receives at once in one process."""
+        return self.file_upload_max_concurrent
+
+    @property
+    def idle_timeout_s(self) -> float:
+        """How long a body may stall, in seconds."""
+        return self.file_upload_idle_timeout_seconds
+
+    @property
+    def min_rate_bytes_per_s(self) -> float:
+        """Slowest rate of a body."""
+        return self.file_upload_min_rate_kbps * 1000 / 8
+
+    @property
+    def deadline_s(self) -> float:
+        """How long one receive may take, in seconds."""
+        return self.file_upload_deadline_seconds
+
+    @property
+    def allowed_types(self) -> frozenset[str] | None:
+        """Exact MIME types that are accepted; None: the built-in list."""
+        return frozenset(self.file_upload_allowed_types) or None
+
+    @property
+    def api_keys(self) -> tuple[str, ...]:
+        """The client keys in clear."""
+        return tuple(key.get_secret_value() for key in self.api_key)
+
+
+def settings() -> tuple[Setting, ...]:
+    """The table, in the order of `Config`."""
+    return tuple(_setting(name, field) for name, field in Config.model_fields.items())
+
+
+def load(
+    *,
+    flags: Mapping[str, str | bool | Sequence[str]] | None = None,
+    environ: Mapping[str, str],
+    config_file: str | None = None,
+) -> Resolved:
+    """Put the configuration together: defaults < file < environment < flags.
+
+    Args:
+        flags: By name of the setting, only those that were given, as typed.
+        environ: The environment; `MEDIAGATE_CONFIG` in it names the file, unless `config_file` does.
+        config_file: A TOML file with flat keys.
+
+    Raises:
+        SettingError: A setting is unknown, malformed or contradicts another one; or the file cannot be read.
+    """
+    table = {setting.name: setting for setting in settings()}
+    values: dict[str, object] = {}
+    origins = {name: Origin(OriginKind.DEFAULT, f"{name} (default)") for name in table}
+
+    def take(name: str, value: object, origin: Origin) -> None:
+        values[name] = value
+        origins[name] = origin
+
+    path = environ.get(CONFIG_ENV) if config_file is None else config_file
+    if path is not None:
+        source = "--config" if config_file is not None else CONFIG_ENV
+        for name, value in _read_toml(path, source).items():
+            label = f"{name} in {path}"
+            _check_file_value(table, name, value, label)
+            take(name, value, Origin(OriginKind.FILE, label))
+    for name, text in _from_environment(table, environ):
+        take(name, text, Origin(OriginKind.ENVIRONMENT, table[name].env))
+    for name, given in (flags or {}).items():
+        take(name, _split(table[name], given), Origin(OriginKind.FLAG, table[name].flag))
+
+    try:
+        return Resolved(Config.model_validate(values), origins)
+    except ValidationError as error:
+        raise SettingError("; ".join(_explain(error, origins))) from None
+
+
+def _setting(name: str, field: FieldInfo) -> Setting:
+    outside = next(extra for extra in field.metadata if isinstance(extra, Outside))
+    is_list = isinstance(field.default, tuple)
+    leaf = get_args(field.annotation)[0] if get_args(field.annotation) else field.annotation
+    return Setting(
+        name=name,
+        outside=outside,
+        text=" ".join((field.description or "").split()),
+        default=field.default,
+        is_switch=field.annotation is bool,
+        is_list=is_list,
+        is_secret=SecretStr in (leaf, *get_args(leaf)),
+    )
+
+
+def _contradiction(message: str, *names: str) -> PydanticCustomError:
+    return PydanticCustomError("contradiction", "{reason}", {"reason": message, "settings": names})
+
+
+def _read_toml(path: str, source: str) -> dict[str, object]:
+    try:
+        with Path(path).expanduser().open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise SettingError(f"{source}: {path!r}: {error.strerror}") from None
+    except ValueError as error:
+        raise SettingError(f"{source}: {path!r} is no TOML: {error}") from None
+
+
+def _check_file_value(table: Mapping[str, Setting], name: str, value: object, label: str) -> None:
+    if name not in table:
+        raise SettingError(f"{label}: no such setting{_did_you_mean(name, table)}")
+    # TOML has types of its own, and `port = true` would pass as 1.
+    if isinstance(value, bool) is not table[name].is_switch:
+        wanted = "true or false" if table[name].is_switch else "a value, not true or false"
+        raise SettingError(f"{label}: must be {wanted}")
+
+
+def _from_environment(
+    table: Mapping[str, Setting], environ: Mapping[str, str]
+) -> Iterable[tuple[str, object]]:
+    by_env = {setting.env: setting for setting in table.values()}
+    for variable in sorted(environ):
+        if not variable.startswith(ENV_PREFIX) or variable in {CONFIG_ENV, SERVER_ENV}:
+            continue
+        if variable not in by_env:
+            raise SettingError(
+                f"{variable} (environment): no such setting{_did_you_mean(variable, by_env)}"
+            )
+        text = environ[variable]
+        # An empty key would open the server: what was meant as a value must not pass for none.
+        if not text.strip():
+            raise SettingError(f"{variable} (environment): is empty; give a value or unset it")
+        setting = by_env[variable]
+        yield setting.name, _split(setting, [text] if setting.is_list else text, commas=True)
+
+
+def _split(setting: Setting, given: str | bool | Sequence[str], *, commas: bool = False) -> object:
+    if not setting.is_list or isinstance(given, bool):
+        return given
+    texts = [given] if isinstance(given, str) else list(given)
+    if commas or not setting.outside.is_repeatable:
+        texts = [item.strip() for text in texts for item in text.split(",")]
+    return texts
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _explain(error: ValidationError, origins: Mapping[str, Origin]) -> Iterable[str]:
+    """One phrase for each thing wrong, under the name that the operator used."""
+    for item in error.errors(include_url=False, include_input=False):
+        names = item.get("ctx", {}).get("settings") or [str(item["loc"][0])]
+        labels = [_label(origins[name]) for name in names]
+        reason = item["msg"].removeprefix("Value error, ").replace("Input should", "should")
+        yield f"{' and '.join(labels)}: {reason}"
+
+
+def _label(origin: Origin) -> str:
+    where = f" ({origin.kind})" if origin.kind is OriginKind.ENVIRONMENT else ""
+    return origin.label + where
+
+
+def environment() -> Mapping[str, str]:
+    """The process's environment: the only place that reads it."""
+    return os.environ

@@ -1,0 +1,72 @@
+"""Our own routes in one list; what none of them matches goes to `otherwise`."""
+
+from collections.abc import Sequence
+
+from mediagate.core.errors import RouteNotFound
+from mediagate.core.scopes import Principal
+from mediagate.web.asgi import ASGIApp, Receive, Scope, Send
+from mediagate.web.auth import Authenticator
+from mediagate.web.body import Body, Patience
+from mediagate.web.health import OPEN_PATHS
+from mediagate.web.routing import Request, Route, query_of
+
+
+class WebApp:
+    """Authorises every request, answers those for our routes, hands on the rest.
+
+    Args:
+        routes: What is ours.
+        authenticator: Who may come in.
+        patience: With slow bodies.
+        otherwise: Everything else; finds the caller as `scope["principal"]`.
+    """
+
+    def __init__(
+        self,
+        *,
+        routes: Sequence[Route],
+        authenticator: Authenticator,
+        patience: Patience,
+        otherwise: ASGIApp,
+    ) -> None:
+        self._routes = routes
+        self._authenticator = authenticator
+        self._patience = patience
+        self._otherwise = otherwise
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._otherwise(scope, receive, send)
+            return
+        headers = scope["headers"]
+        found = self._match(scope["raw_path"])
+        if found is not None and found[0].path in OPEN_PATHS:
+            principal = Principal()
+        else:
+            principal = self._authenticator.principal_of(headers)
+        if found is None:
+            await self._otherwise({**scope, "principal": principal}, receive, send)
+            return
+        route, values = found
+        request = Request(
+            principal=principal,
+            path=values,
+            query=query_of(scope),
+            headers=headers,
+            body=Body(headers, receive, patience=self._patience),
+        )
+        reply = await route.handler(scope["method"])(request)
+        await reply(scope, receive, send)
+
+    def _match(self, raw_path: bytes) -> tuple[Route, tuple[str, ...]] | None:
+        for route in self._routes:
+            values = route.match(raw_path)
+            if values is not None:
+                return route, values
+        return None
+
+
+async def nothing_else(scope: Scope, _receive: Receive, _send: Send) -> None:
+    """Stands behind the routes where no other app does."""
+    raise RouteNotFound(f"There is nothing at {scope['method']} of this path.")

@@ -1,0 +1,304 @@
+"""Settings: where they come from, which wins, and what is said of a bad one."""
+
+from pathlib import Path
+
+import pydantic
+import pytest
+
+from mediagate.config import (
+    GIB,
+    MIB,
+    Config,
+    Origin,
+    OriginKind,
+    SettingError,
+    load,
+    settings,
+)
+
+SECRET = "sk-very-secret"  # noqa: S105
+
+
+def write_toml(directory: Path, text: str) -> str:
+    path = directory / "gate.toml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def complaint(**sources: object) -> str:
+    with pytest.raises(SettingError) as caught:
+        load(**({"environ": {}} | sources))  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_defaults_are_those_of_the_design() -> None:
+    config = Config()
+
+    assert (config.host, config.port, config.workers) == ("127.0.0.1", 8080, 1)
+    assert config.upstream_root is None
+    assert config.enable_file_uploads
+    assert config.is_ephemeral
+    assert config.max_json_bytes == 64 * MIB
+    assert config.max_file_bytes == 512 * MIB
+    assert config.max_total_bytes == 5 * GIB
+    assert config.max_concurrent_receives == 64
+    assert config.ttl_s == 3600
+    assert config.max_ttl_s == 2_592_000
+    assert config.idle_timeout_s == 30
+    assert config.min_rate_bytes_per_s == 8000
+    assert config.deadline_s == 3600
+    assert config.allowed_types is None
+    assert config.api_keys == ()
+    assert not config.file_upload_libmagic
+
+
+def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None:
+    config_file = write_toml(tmp_path, "port = 1\nworkers = 2\nmax_json_mb = 3")
+    environ = {"MEDIAGATE_PORT": "11", "MEDIAGATE_WORKERS": "12"}
+
+    resolved = load(flags={"port": "111"}, environ=environ, config_file=config_file)
+
+    config, origins = resolved.config, resolved.origins
+    assert (config.port, config.workers, config.max_json_mb, config.host) == (
+        111,
+        12,
+        3,
+        "127.0.0.1",
+    )
+    assert origins["port"] == Origin(OriginKind.FLAG, "--port")
+    assert origins["workers"] == Origin(OriginKind.ENVIRONMENT, "MEDIAGATE_WORKERS")
+    assert origins["max_json_mb"] == Origin(OriginKind.FILE, f"max_json_mb in {config_file}")
+    assert origins["host"].kind is OriginKind.DEFAULT
+
+
+def test_file_is_named_by_the_environment_unless_a_flag_names_one(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    named_by_env = write_toml(tmp_path, "port = 1")
+    named_by_flag = write_toml(tmp_path / "other", "port = 2")
+    environ = {"MEDIAGATE_CONFIG": named_by_env}
+
+    by_env = load(environ=environ)
+    by_flag = load(environ=environ, config_file=named_by_flag)
+
+    assert (by_env.config.port, by_flag.config.port) == (1, 2)
+
+
+@pytest.mark.parametrize("setting", settings(), ids=lambda setting: setting.name)
+def test_every_setting_has_text_a_flag_and_a_twin_that_works(setting: object) -> None:
+    assert isinstance(setting, type(settings()[0]))
+    sample = {
+        "upstream": "http://gpu:8000",
+        "upstream_api_key": "k",
+        "host": "::1",
+        "api_key": "a,b",
+        "file_upload_dir": "/srv/files",
+        "file_upload_allowed_types": "video/mp4",
+        "enable_file_uploads": "off",
+        "file_upload_libmagic": "on",
+    }.get(setting.name, "7")
+    environ = {setting.env: sample}
+    if setting.name == "upstream_api_key":
+        environ["MEDIAGATE_UPSTREAM"] = "http://gpu:8000"
+
+    resolved = load(environ=environ)
+
+    assert setting.text.endswith(".")
+    assert setting.flag == "--" + setting.name.replace("_", "-")
+    assert getattr(resolved.config, setting.name) != setting.default
+    assert resolved.origins[setting.name].kind is OriginKind.ENVIRONMENT
+
+
+def test_lists_are_commas_in_the_environment_and_repeats_on_the_command_line() -> None:
+    by_env = load(
+        environ={
+            "MEDIAGATE_API_KEY": "one, two",
+            "MEDIAGATE_FILE_UPLOAD_ALLOWED_TYPES": "video/mp4, IMAGE/PNG",
+        }
+    ).config
+    by_flag = load(
+        flags={"api_key": ["three"], "file_upload_allowed_types": "audio/wav,audio/flac"},
+        environ={"MEDIAGATE_API_KEY": "one,two"},
+    ).config
+
+    assert by_env.api_keys == ("one", "two")
+    assert by_env.allowed_types == frozenset({"video/mp4", "image/png"})
+    assert by_flag.api_keys == ("three",)
+    assert by_flag.allowed_types == frozenset({"audio/wav", "audio/flac"})
+
+
+def test_fractions_and_minus_one_mean_what_they_say() -> None:
+    config = load(
+        flags={
+            "file_upload_max_size_mb": "0.5",
+            "file_upload_max_total_gb": "0.25",
+            "file_upload_ttl_seconds": "-1",
+        },
+        environ={},
+    ).config
+
+    assert config.max_file_bytes == MIB // 2
+    assert config.max_total_bytes == GIB // 4
+    assert config.ttl_s is None
+
+
+@pytest.mark.parametrize(
+    ("given", "root"),
+    [
+        ("http://gpu:8000", "http://gpu:8000"),
+        ("http://gpu:8000/", "http://gpu:8000"),
+        ("http://gpu:8000/v1", "http://gpu:8000"),
+        ("https://gpu/models/v1/", "https://gpu/models"),
+    ],
+)
+def test_upstream_may_end_in_v1_or_not(given: str, root: str) -> None:
+    assert Config(upstream=given).upstream_root == root
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("upstream", "gpu:8000", "is no http:// or https:// URL"),
+        ("upstream", "ftp://gpu", "is no http:// or https:// URL"),
+        ("upstream", "http://", "is no http:// or https:// URL"),
+        ("upstream", "http://gpu:99999", "range"),
+        ("upstream", "http://gpu/?a=b", "query"),
+        ("upstream", "http://gp u", "spaces"),
+        ("port", "http", "integer"),
+        ("port", "65536", "less than or equal to 65535"),
+        ("port", "-1", "greater than or equal to 0"),
+        ("host", " ", "empty"),
+        ("workers", "0", "greater than 0"),
+        ("max_json_mb", "0", "greater than 0"),
+        ("max_json_mb", "nan", "finite"),
+        ("max_json_mb", "inf", "finite"),
+        ("enable_file_uploads", "perhaps", "boolean"),
+        ("file_upload_dir", "", "empty"),
+        ("file_upload_ttl_seconds", "0", "above 0, or -1"),
+        ("file_upload_ttl_seconds", "-2", "above 0, or -1"),
+        ("file_upload_max_ttl_seconds", "-1", "greater than 0"),
+        ("file_upload_max_concurrent", "0", "greater than 0"),
+        ("file_upload_allowed_types", "image/*", "'image/*' is a pattern"),
+        ("file_upload_allowed_types", "application/pdf", "no image, audio or video"),
+        ("file_upload_allowed_types", "video/mp4,", "no image, audio or video"),
+    ],
+)
+def test_bad_value_is_refused_in_one_line_that_names_the_flag(
+    name: str, value: str, reason: str
+) -> None:
+    said = complaint(flags={name: value})
+
+    assert said.startswith(f"--{name.replace('_', '-')}: ")
+    assert reason in said
+
+
+def test_complaint_names_the_source_that_was_wrong(tmp_path: Path) -> None:
+    config_file = write_toml(tmp_path, "port = 'x'")
+
+    assert complaint(config_file=config_file).startswith(f"port in {config_file}: ")
+    assert complaint(environ={"MEDIAGATE_PORT": "x"}).startswith("MEDIAGATE_PORT (environment): ")
+    assert complaint(flags={"port": "x"}).startswith("--port: ")
+
+
+def test_several_mistakes_are_told_at_once() -> None:
+    said = complaint(flags={"port": "x"}, environ={"MEDIAGATE_WORKERS": "0"})
+
+    assert "--port: " in said
+    assert "; MEDIAGATE_WORKERS (environment): " in said
+
+
+def test_unknown_name_is_a_mistake_wherever_it_stands(tmp_path: Path) -> None:
+    in_file = complaint(config_file=write_toml(tmp_path, "prot = 1"))
+    in_environment = complaint(environ={"MEDIAGATE_FILE_UPLOAD_MAX_SIZE": "1"})
+
+    assert "did you mean port?" in in_file
+    assert "did you mean MEDIAGATE_FILE_UPLOAD_MAX_SIZE_MB?" in in_environment
+
+
+def test_what_the_client_commands_read_is_no_mistake() -> None:
+    assert load(environ={"MEDIAGATE_SERVER": "http://gate:8080", "PATH": "/bin"}).config == Config()
+
+
+@pytest.mark.parametrize("variable", ["MEDIAGATE_API_KEY", "MEDIAGATE_UPSTREAM"])
+def test_empty_variable_is_refused_rather_than_taken_for_none(variable: str) -> None:
+    assert complaint(environ={variable: ""}).startswith(f"{variable} (environment): is empty")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("port = true", "port in"),
+        ("enable_file_uploads = 1", "must be true or false"),
+        ("api_key = 'one,two'", "should be a valid tuple"),
+        ("[serve]\nport = 1", "serve in"),
+        ("port 8080", "is no TOML"),
+        ("port = 1\nport = 2", "is no TOML"),
+    ],
+)
+def test_file_is_read_strictly(tmp_path: Path, text: str, reason: str) -> None:
+    assert reason in complaint(config_file=write_toml(tmp_path, text))
+
+
+def test_unreadable_file_is_named(tmp_path: Path) -> None:
+    missing = str(tmp_path / "none.toml")
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe")
+
+    by_flag = complaint(config_file=missing)
+    by_env = complaint(environ={"MEDIAGATE_CONFIG": missing})
+    not_text = complaint(config_file=str(binary))
+
+    assert by_flag == f"--config: '{missing}': No such file or directory"
+    assert by_env.startswith("MEDIAGATE_CONFIG: ")
+    assert "is no TOML" in not_text
+
+
+def test_contradictions_name_both_settings() -> None:
+    keys = complaint(environ={"MEDIAGATE_UPSTREAM_API_KEY": SECRET})
+
+    assert "MEDIAGATE_UPSTREAM_API_KEY (environment) and upstream (default)" in keys
+    assert SECRET not in keys
+
+
+def test_type_that_only_libmagic_may_know_needs_libmagic() -> None:
+    flags = {"file_upload_allowed_types": "video/mp4,image/x-odd"}
+
+    said = complaint(flags=flags)
+    allowed = load(flags={**flags, "file_upload_libmagic": True}, environ={}).config.allowed_types
+
+    assert "--file-upload-allowed-types and file_upload_libmagic (default)" in said
+    assert "does not know image/x-odd," in said
+    assert allowed == frozenset({"video/mp4", "image/x-odd"})
+
+
+@pytest.mark.parametrize("key", [f"{SECRET} x", f"{SECRET}\n", f"{SECRET},é", ""])
+def test_bad_key_is_refused_without_being_shown(key: str) -> None:
+    said = complaint(flags={"api_key": ["fine", key]})
+
+    assert said.startswith("--api-key: ")
+    assert SECRET not in said
+
+
+def test_password_in_the_upstream_url_is_refused_without_being_shown() -> None:
+    assert SECRET not in complaint(flags={"upstream": f"http://me:{SECRET}@gpu"})
+
+
+def test_secrets_are_masked_wherever_a_configuration_is_shown() -> None:
+    config = load(
+        flags={"api_key": [SECRET, SECRET], "upstream": "http://gpu", "upstream_api_key": SECRET},
+        environ={},
+    ).config
+
+    shown = {setting.name: setting.shown(getattr(config, setting.name)) for setting in settings()}
+
+    assert shown["api_key"] == "********, ********"
+    assert shown["upstream_api_key"] == "********"
+    assert SECRET not in repr(config) + str(shown)
+
+
+def test_configuration_is_frozen_and_closed() -> None:
+    with pytest.raises(pydantic.ValidationError):
+        Config().port = 1
+
+    with pytest.raises(pydantic.ValidationError):
+        Config.model_validate({"prot": 1})
