@@ -299,16 +299,26 @@ class Config(BaseModel):
             raise _contradiction(
                 "a key for an upstream, and no upstream", "upstream_api_key", "upstream"
             )
-        if self.file_upload_allowed_types and not self.file_upload_libmagic:
-            from mediagate.media.sniff import MEDIA_TYPES  # late: few name types
-
-            if unknown := sorted(set(self.file_upload_allowed_types) - MEDIA_TYPES):
-                raise _contradiction(
-                    f"the built-in list does not know {', '.join(unknown)}, only libmagic may",
-                    "file_upload_allowed_types",
-                    "file_upload_libmagic",
-                )
+        if self.file_upload_allowed_types:
+            self._check_allowed_types()
         return self
+
+    def _check_allowed_types(self) -> None:
+        from mediagate.media.refused import REFUSED_TYPES  # late: few name types
+        from mediagate.media.sniff import MEDIA_TYPES
+
+        wanted = set(self.file_upload_allowed_types)
+        if refused := sorted(wanted & REFUSED_TYPES):
+            raise _contradiction(
+                f"{', '.join(refused)} is never accepted", "file_upload_allowed_types"
+            )
+        unknown = sorted(wanted - MEDIA_TYPES)
+        if unknown and not self.file_upload_libmagic:
+            raise _contradiction(
+                f"the built-in list does not know {', '.join(unknown)}, only libmagic may",
+                "file_upload_allowed_types",
+                "file_upload_libmagic",
+            )
 
     @property
     def upstream_root(self) -> str | None:

@@ -271,6 +271,14 @@ def test_type_that_only_libmagic_may_know_needs_libmagic() -> None:
     assert allowed == frozenset({"video/mp4", "image/x-odd"})
 
 
+def test_what_is_no_media_cannot_be_allowed_even_with_libmagic() -> None:
+    flags = {"file_upload_allowed_types": "video/mp4,image/svg+xml", "file_upload_libmagic": True}
+
+    said = complaint(flags=flags)
+
+    assert "image/svg+xml is never accepted" in said
+
+
 @pytest.mark.parametrize("key", [f"{SECRET} x", f"{SECRET}\n", f"{SECRET},é", ""])
 def test_bad_key_is_refused_without_being_shown(key: str) -> None:
     said = complaint(flags={"api_key": ["fine", key]})

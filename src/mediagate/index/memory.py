@@ -218,8 +218,6 @@ class MemoryIndex:
             row = self._rows.get(file_id)
             if row is not None and row.state is State.DELETING:
                 del self._rows[file_id]
-                for claims in self._leases.values():
-                    claims.pop(file_id, None)
 
     async def without_row(self, blobs: Collection[BlobKey]) -> set[BlobKey]:
         """Those of `blobs` that no row names."""

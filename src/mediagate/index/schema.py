@@ -20,8 +20,11 @@
                                                                    version
 
 A lease is a row of its own rather than a time in `files`, so that its end frees the file at once, whoever else holds
-one. Each index over `files` is partial: a state is either asked for or it costs nothing. Queries have to spell the
-state as a literal (`in_state`), since SQLite matches a partial index when it prepares, not when it binds.
+one. It may outlive its file's row; it then means nothing and goes when it is released or has lapsed.
+
+Each index over `files` is partial: only rows in the state that is asked for are in it. Queries spell the state as a
+literal (`in_state`): a plan that is made before values are bound, as PostgreSQL's may be, can use a partial index only
+so.
 """
 
 from collections.abc import Callable, Sequence

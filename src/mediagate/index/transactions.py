@@ -245,10 +245,6 @@ _FORGET = (
     .where(_IDS, in_state(State.DELETING))
     .returning(files.c.scope, files.c.size_bytes)
 )
-_FORGET_LEASES = leases.delete().where(
-    leases.c.file_id.in_(bindparam("file_ids", expanding=True)),
-    ~sa.exists().where(files.c.id == leases.c.file_id),
-)
 _WITH_ROW = sa.select(files.c.blob).where(files.c.blob.in_(bindparam("blobs", expanding=True)))
 
 
@@ -442,7 +438,6 @@ def forget(connection: sa.Connection, file_ids: Collection[FileId]) -> None:
             if held_bytes is not None:
                 less_bytes[scope] += held_bytes
                 less_files[scope] += 1
-        connection.execute(_FORGET_LEASES, {"file_ids": batch})
     for scope in sorted(less_files):
         _give_back_to_scope(connection, scope, less_bytes[scope], less_files[scope])
     if less_files:

@@ -88,6 +88,8 @@ def _boxes(head: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     while at + 8 <= min(end, len(head)):
         size, body = big(head, at, 4), at + 8
         if size == 1:
+            if at + 16 > len(head):
+                return
             size, body = big(head, at + 8, 8), at + 16
         stop = at + size if size else end
         if stop < body or stop > end:

@@ -32,7 +32,7 @@ _JPEG_LABELS = (
     *(b"FPXR\0", b"Photoshop 3.0\0", b"Adobe", b"AVI1", b"Ducky"),
 )
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JPEG_SEGMENTS = frozenset(range(0xE0, 0xF0)) | {0xC4, 0xCC, 0xDB, 0xDD, 0xFE}
+_JPEG_SEGMENTS = _JPEG_FRAMES | frozenset(range(0xE0, 0xF0)) | {0xC4, 0xCC, 0xDB, 0xDD, 0xFE}
 
 
 def jpeg(head: bytes, is_whole: bool) -> str | None:
@@ -48,7 +48,7 @@ def jpeg(head: bytes, is_whole: bool) -> str | None:
         if marker == 0xFF:  # fill
             at += 1
             continue
-        if marker in _JPEG_FRAMES:
+        if marker in _JPEG_FRAMES and at + 10 <= len(head):
             return "image/jpeg" if _is_jpeg_frame(head, at + 4, length) else None
         if marker not in _JPEG_SEGMENTS or length < 2:
             return None
@@ -59,8 +59,6 @@ def jpeg(head: bytes, is_whole: bool) -> str | None:
 
 def _is_jpeg_frame(head: bytes, body: int, length: int) -> bool:
     """Sample precision, a width, and as many components as the length says."""
-    if len(head) < body + 6:
-        return False
     components = head[body + 5]
     return (
         head[body] in (8, 12, 16)
@@ -94,19 +92,18 @@ def gif(head: bytes, is_whole: bool) -> str | None:
         while at < len(head) and head[at]:  # blocks, each behind its length, up to an empty one
             at += 1 + head[at]
         at += 1
-    if at >= len(head):
+    if at + 11 > len(head):  # no frame in sight
         return "image/gif" if at > first and not is_whole else None
     return "image/gif" if _is_gif_frame(head, at) else None
 
 
 def _is_gif_frame(head: bytes, at: int) -> bool:
     """A size, no reserved bit, and behind the frame's own colours a code size of LZW."""
-    if len(head) < at + 10 or head[at] != 0x2C:
-        return False
     flags = head[at + 9]
     data = at + 10 + ((6 << (flags & 7)) if flags & 0x80 else 0)
-    is_size = little(head, at + 5, 2) and little(head, at + 7, 2) and not flags & 0x18
-    return bool(is_size) and (data >= len(head) or 1 <= head[data] <= 8)
+    has_size = head[at] == 0x2C and little(head, at + 5, 2) and little(head, at + 7, 2)
+    has_code = data >= len(head) or 1 <= head[data] <= 8
+    return bool(has_size) and not flags & 0x18 and has_code
 
 
 _GIF_EXTENSIONS = (b"!\xf9\4", b"!\xff\x0b", b"!\1\x0c", b"!\xfe")

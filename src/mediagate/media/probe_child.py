@@ -37,7 +37,12 @@ Json = dict[str, Any]
 MAX_DURATION_S = 10 * 365 * 86_400
 MAX_AUDIO_TRACKS = 16
 MAX_FRAME_RATE = 100_000
+MAX_BIT_RATE = 10**12
 NEAR_S = 5
+
+ESTIMATED = ("aac", "mpeg")
+"""Formats that carry no duration; FFmpeg guesses, and is wrong by a second or by half in short program streams."""
+
 
 DECODED_VIDEO = (
     "av1,libdav1d,h264,hevc,vp8,libvpx,vp9,libvpx-vp9,mpeg1video,mpeg2video,mpeg4,msmpeg4,msmpeg4v2,h263,flv,"
@@ -229,9 +234,7 @@ def measure_streams(
         metadata_errors="replace",
         io_open=_open_nothing,
     ) as container:
-        if (
-            is_still and len(container.streams.video) > 2
-        ):  # the picture and a thumbnail; more are tiles of one
+        if is_still and len(container.streams.video) > 2:  # more than picture and thumbnail: tiles
             raise Refused("tiles")
         tracks = [_audio_facts(stream) for stream in container.streams.audio[:MAX_AUDIO_TRACKS]]
         covers = av.stream.Disposition.attached_pic
@@ -239,12 +242,13 @@ def measure_streams(
         if not tracks and video is None:
             raise Refused("unreadable")
         duration_s = _seconds(container.duration, Fraction(1, av.time_base))
-        if duration_s is None:
-            duration_s = _last_timestamp(container, video or container.streams.audio[0], limits)
+        if duration_s is None or demuxer in ESTIMATED:
+            counted_s = _last_timestamp(container, video or container.streams.audio[0], limits)
+            duration_s = counted_s or duration_s
         facts: Json = {
             "container": container.format.name,
             "duration_s": duration_s,
-            "bit_rate_bps": container.bit_rate if 0 < container.bit_rate < 2**53 else None,
+            "bit_rate_bps": _bit_rate(container.size, duration_s),
             "video": None,
             "audio": tracks,
             "image": None,
@@ -296,6 +300,13 @@ def _seconds(value: int | None, unit: Fraction | None) -> float | None:
     return seconds if 0 < seconds < MAX_DURATION_S else None
 
 
+def _bit_rate(size_bytes: int, duration_s: float | None) -> int | None:
+    """Counted: what FFmpeg says is doubled in some short program streams."""
+    if not duration_s or size_bytes * 8 / duration_s > MAX_BIT_RATE:
+        return None
+    return round(size_bytes * 8 / duration_s)
+
+
 def _deadline(limits: Limits) -> float:
     return STARTED + limits.sampling_s
 
@@ -318,7 +329,7 @@ def _audio_facts(stream: "Stream") -> Json:
 
 
 def _last_timestamp(container: "InputContainer", stream: "Stream", limits: Limits) -> float | None:
-    """Duration of what carries none, as browsers record it: read to the end, decode nothing."""
+    """Duration by reading to the end, decoding nothing: for what carries none, as browsers record it."""
     end = 0
     with suppress(Exception):  # a truncated end: what came before it counts
         for packet in container.demux(stream):

@@ -357,6 +357,30 @@ def test_a_file_as_long_as_the_head_may_be_whole_or_not() -> None:
     assert sniff(head, is_whole=True) not in MEDIA_TYPES
 
 
+@pytest.mark.parametrize("container", ["jpg", "gif", "mp4"])
+def test_a_structure_that_the_end_of_the_head_cuts_is_not_taken_for_a_wrong_one(
+    container: str,
+) -> None:
+    data = corpus.encode_image(container=container).data if container != "mp4" else b""
+
+    for room in range(HEAD_BYTES - 60, HEAD_BYTES + 4):
+        if container == "jpg":  # a comment in front of the frame header
+            at = data.index(b"\xff\xc0")
+            padding = room - at
+            moved = data[:at] + b"\xff\xfe" + struct.pack(">H", padding - 2) + bytes(padding - 4)
+            moved += data[at:] + bytes(HEAD_BYTES)
+        elif container == "gif":  # comments in front of the frame
+            at = data.index(b",")
+            blocks, rest = divmod(room - at - 3, 2)
+            moved = data[:at] + b"!\xfe" + b"\1c" * blocks + b"\0" + b"!\xfe\0" * rest
+            moved += data[at:] + bytes(HEAD_BYTES)
+        else:  # room in front of data with a long size
+            start = box(b"ftyp", b"isom\0\0\0\0isom")
+            moved = start + box(b"free", bytes(room - len(start) - 8))
+            moved += b"\0\0\0\1mdat" + struct.pack(">Q", 1 << 33) + bytes(HEAD_BYTES)
+        assert judged(moved) in MEDIA_TYPES, room
+
+
 # What is refused ----------------------------------------------------------------------------------
 
 
