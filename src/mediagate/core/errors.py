@@ -162,7 +162,7 @@ class FileTooLarge(TooLarge):
 
 
 class BodyTooLarge(TooLarge):
-    """The JSON body or a form field exceeds its limit."""
+    """The JSON body exceeds its limit."""
 
     code = "body_too_large"
 

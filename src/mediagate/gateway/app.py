@@ -39,9 +39,7 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        dialect = None
-        if scope["type"] == "http":
-            dialect = media_dialect(scope["method"], scope["raw_path"])
+        dialect = media_dialect(scope["method"], scope["raw_path"])
         if dialect is None:
             await self._upstream(scope, receive, send)
             return

@@ -1,41 +1,42 @@
-"""The pass-through: every request goes to the upstream as it came, every answer comes back as it was given.
+"""Everything that is not ours, passed through to the inference server behind.
 
-**Paths.** The upstream's base URL may end in `/v1`; the rest of its path is a prefix. A client's `/v1/x` becomes
-`<prefix>/v1/x`, its `/health` becomes `<prefix>/health`. The raw path and the raw query are sent byte for byte.
+What arrives is what is sent on: the raw path and query, header lines in their order and number, bodies as they come and
+as they are encoded. Only what RFC 9110 §7.6.1 calls hop-by-hop stays behind. `X-Forwarded-*` lines are passed as they
+came and none is added: an inference server has no use for them, and whoever stands in front of us has set them.
 
-    base                    /v1/models           /health
-    http://gpu:8000         /v1/models           /health
-    http://gpu:8000/v1      /v1/models           /health
-    http://h/llm/v1         /llm/v1/models       /llm/health
-
-**Headers.** Lines keep their order and their duplicates in both directions. Dropped: the hop-by-hop headers of RFC
-9110 §7.6.1 and those that `Connection` names; `Expect`, which our server answers; trailers. `Host` is the upstream's.
-None is added, but for three that tell the upstream about the client: `X-Forwarded-For` gets the peer appended, as
-nginx's `$proxy_add_x_forwarded_for` does; `X-Forwarded-Proto` and `X-Forwarded-Host` are set where no proxy has yet.
-
-**Bodies** are streamed both ways with back-pressure; nothing is decompressed. Only connecting has a time limit.
-
-**Sent again** is a request only if the connection had been used before and broke before any byte of the answer: the
-upstream closed it while it was idle. It is then sent once more, over a new connection. A body of up to
-`RESEND_BYTES` is kept for that; a larger one goes over a new connection from the start.
+**Sending again.** A server may close an idle connection at the very moment we reuse it, and no byte of an answer then
+tells whether it saw the request. A request whose body is at most `REPLAY_BYTES` is read whole before it is sent, and is
+sent once more, over a new connection, when a reused one dies like that. A longer body cannot be sent twice: it goes
+over a new connection in the first place.
 """
 
 import asyncio
-import contextlib
 import re
-import urllib.parse
-from dataclasses import dataclass
+import ssl
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
 
-from mediagate.core.errors import MalformedBody, NotSupported, UpstreamUnreachable
-from mediagate.gateway.upstream import Connection, ConnectionBroken, Headers, Upstream
-from mediagate.web.asgi import Message, Receive, Scope, Send, header_values
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
 
-RESEND_BYTES = 64 * 1024
+from mediagate.core.errors import (
+    MalformedBody,
+    NotSupported,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
+from mediagate.web.asgi import ClientGone, HeaderList, Receive, Scope, Send, header_values
+
+REPLAY_BYTES = 64 * 1024
+MAX_HEADER_BYTES = 64 * 1024
+
+Headers = list[tuple[bytes, bytes]]
 
 _HOP_BY_HOP = frozenset(
     {
         b"connection",
-        b"http2-settings",
         b"keep-alive",
         b"proxy-authenticate",
         b"proxy-authorization",
@@ -46,25 +47,24 @@ _HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
-_OURS_TO_SAY = frozenset({b"content-length", b"expect", b"host"})
-_TARGET = re.compile(rb"/[\x21-\x7e]*")
-_WRONG_LENGTH = "The body is not as long as its Content-Length says."
+# The client library writes Host; Expect was answered by our own server.
+_NOT_SENT = _HOP_BY_HOP | {b"host", b"expect"}
+_NEVER_PASSED = frozenset(
+    {"TRACE", "CONNECT"}
+)  # the one shows headers of ours, the other is for another kind of proxy
+_PATH = re.compile(rb"/[\x21-\x7e]*")
+_CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_OURS_TO_LEAVE_OUT = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
 
 class Proxy:
-    """A raw ASGI application that forwards what it is given.
-
-    `UpstreamUnreachable` and `UpstreamTimeout` are raised: before the response began an outer layer renders them, after
-    that the server must break the client's connection, so that a cut answer does not look complete.
+    """An ASGI app that is the upstream, as seen from here.
 
     Args:
-        upstream: Its base URL, with or without `/v1`.
-        authorization: Takes the place of the client's `Authorization`, e.g. `Bearer <the upstream's own key>`.
-        drop_authorization: The client's is not forwarded: it was meant for us.
-        connect_timeout_s: For name lookup, TCP and TLS together.
-
-    Raises:
-        ValueError: `upstream` is no such URL.
+        upstream: Its base URL, without `/v1` at the end: `/v1/x` here is `<upstream>/v1/x` there.
+        authorization: Replaces the client's `Authorization`; None: it does not.
+        drop_authorization: Whether the client's is kept from the upstream.
+        connect_timeout_s: How long a connection may take to come about. Nothing else is timed: answers take long.
     """
 
     def __init__(
@@ -75,316 +75,255 @@ class Proxy:
         drop_authorization: bool = False,
         connect_timeout_s: float = 10.0,
     ) -> None:
-        self._upstream = Upstream(url=upstream, connect_timeout_s=connect_timeout_s)
-        self._authorization = authorization.encode("latin-1") if authorization is not None else None
-        self._drops_authorization = drop_authorization or authorization is not None
+        self._root = upstream.rstrip("/")
+        self._authorization = authorization
+        self._drop_authorization = drop_authorization or authorization is not None
+        self._connect_timeout_s = connect_timeout_s
+        self._pooled: aiohttp.ClientSession | None = None
+        self._fresh: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
         """Make ready; nothing is connected before the first request."""
-        self._upstream.open()
+        self._pooled = self._session(reuses=True)
+        self._fresh = self._session(reuses=False)
 
     async def close(self) -> None:
-        """Close the idle connections."""
-        self._upstream.close()
+        """Close all connections."""
+        for session in (self._pooled, self._fresh):
+            if session is not None:
+                await session.close()
+
+    def _session(self, *, reuses: bool) -> aiohttp.ClientSession:
+        trace = aiohttp.TraceConfig()
+        trace.on_connection_reuseconn.append(_note_reuse)
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, force_close=not reuses, ssl=self._tls()),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=_OURS_TO_LEAVE_OUT,
+            trace_configs=[trace],
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+        )
+
+    def _tls(self) -> ssl.SSLContext | bool:
+        """What an https upstream must prove: read now, as aiohttp's own context dates from its import."""
+        return ssl.create_default_context() if self._root.startswith("https:") else True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Forward one request.
-
-        Raises:
-            UpstreamUnreachable: The upstream refused or broke the connection, or sent no valid response.
-            UpstreamTimeout: It could not be connected to in time.
-            NotSupported: The request is a WebSocket's or a TRACE.
-        """
-        if scope["type"] == "websocket":
-            await _decline_websocket(scope, send)
-            return
-        _refuse_upgrade(scope)
-        request = self._translate(scope)
-        # A timeout without an end, until the client leaves: then it ends at once, wherever the forwarding stands.
-        try:
-            async with asyncio.timeout(None) as patience:
-                await self._forward(request, receive, send, patience)
-        except TimeoutError:
-            if not patience.expired():
-                raise
-
-    async def _forward(
-        self, request: "_Request", receive: Receive, send: Send, patience: asyncio.Timeout
-    ) -> None:
-        if not await request.read_ahead(receive):
-            return
-        exchange = _Exchange(self._upstream, request)
-        pump = asyncio.create_task(exchange.pump(receive, patience))
-        try:
-            await exchange.relay(send)
-        finally:
-            pump.cancel()
-            exchange.end()
-            await asyncio.wait((pump,))
-            if not pump.cancelled() and (failure := pump.exception()):
-                raise failure
-
-    def _translate(self, scope: Scope) -> "_Request":
-        """The request as the upstream gets it."""
-        method = scope["method"].encode("ascii")
-        raw_path: bytes = scope.get("raw_path") or urllib.parse.quote(scope["path"]).encode()
-        query: bytes = scope.get("query_string", b"")
-        target = self._upstream.target.prefix + raw_path + (b"?" + query if query else b"")
-        if not _TARGET.fullmatch(target):
+        """Pass one request on, and its answer back."""
+        if _asks_for_websocket(scope["headers"]):
+            raise NotSupported("This server speaks plain HTTP; WebSocket is not passed on.")
+        if scope["method"] in _NEVER_PASSED:
+            raise NotSupported(f"{scope['method']} is not passed on.")
+        if not _PATH.fullmatch(scope["raw_path"]):
             raise MalformedBody("The request target is no path.")
-        declared, is_chunked = _framing(scope["headers"])
-        lines = [method + b" " + target + b" HTTP/1.1", b"host: " + self._upstream.target.authority]
-        lines += [name + b": " + value for name, value in self._headers(scope)]
-        if is_chunked:
-            lines.append(b"transfer-encoding: chunked")
-        elif declared is not None:
-            lines.append(b"content-length: %d" % declared)
-        return _Request(
-            head=b"\r\n".join(lines) + b"\r\n\r\n",
-            is_head=method == b"HEAD",
-            declared=declared,
-            is_chunked=is_chunked,
-        )
+        request = _Request(scope, receive)
+        await request.begin()
+        relay = asyncio.create_task(self._relay(request, send))
+        gone = asyncio.create_task(request.client_gone())
+        try:
+            done, _ = await asyncio.wait((relay, gone), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # Cancelling the relay closes its connection: the upstream stops working for nobody.
+            relay.cancel()
+            gone.cancel()
+            await asyncio.wait((relay, gone))
+        if relay not in done:
+            raise ClientGone
+        relay.result()
 
-    def _headers(self, scope: Scope) -> Headers:
-        """End-to-end headers, the client's credentials exchanged, the client's address noted."""
-        dropped = _named_by_connection(scope["headers"]) | _HOP_BY_HOP | _OURS_TO_SAY
-        if self._drops_authorization:
-            dropped |= {b"authorization"}
-        passed: Headers = []
-        forwarded_for = []
-        seen = set()
-        for name, value in scope["headers"]:
-            key = name.lower()
-            if key == b"x-forwarded-for":
-                forwarded_for.append(value)
-            elif key not in dropped:
-                passed.append((key, value))
-                seen.add(key)
+    async def _relay(self, request: "_Request", send: Send) -> None:
+        response = await self._ask(request)
+        try:
+            headers = _response_headers(response)
+            await send(
+                {"type": "http.response.start", "status": response.status, "headers": headers}
+            )
+            async for chunk in response.content.iter_any():
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.body"})
+        finally:
+            # Released where the answer was read to its end, closed where it was not.
+            response.release() if response.content.at_eof() else response.close()
+
+    async def _ask(self, request: "_Request") -> aiohttp.ClientResponse:
+        """Send the request and read the head of the answer."""
+        assert self._pooled is not None  # noqa: S101 - for the type checker: `start` came first
+        assert self._fresh is not None  # noqa: S101
+        if request.replay is None:
+            return await self._send(self._fresh, request, _Attempt())
+        attempt = _Attempt()
+        try:
+            return await self._send(self._pooled, request, attempt)
+        except UpstreamUnreachable:
+            if not (attempt.is_reused and attempt.is_unanswered):
+                raise
+        return await self._send(self._fresh, request, _Attempt())
+
+    async def _send(
+        self, session: aiohttp.ClientSession, request: "_Request", attempt: "_Attempt"
+    ) -> aiohttp.ClientResponse:
+        try:
+            return await session.request(
+                request.method,
+                URL(self._root + request.target, encoded=True),
+                headers=self._request_headers(request),
+                data=request.body(),
+                allow_redirects=False,
+                trace_request_ctx=attempt,
+            )
+        except aiohttp.ConnectionTimeoutError as exc:
+            raise UpstreamTimeout("The inference server could not be reached in time.") from exc
+        except (aiohttp.ClientError, ValueError) as exc:
+            if request.is_client_gone:
+                raise ClientGone from exc
+            if isinstance(exc, aiohttp.ClientConnectorError):
+                raise UpstreamUnreachable("The inference server cannot be reached.") from exc
+            message = "The inference server broke the connection before it answered."
+            attempt.is_unanswered = _is_unanswered(exc)
+            raise UpstreamUnreachable(message) from exc
+
+    def _request_headers(self, request: "_Request") -> "CIMultiDict[str]":
+        left_out = _NOT_SENT | _named_by_connection(request.headers)
+        if self._drop_authorization:
+            left_out |= {b"authorization"}
+        headers: CIMultiDict[str] = CIMultiDict()
+        for name, value in request.headers:
+            if name.lower() not in left_out:
+                headers.add(name.decode("latin-1"), _text(value))
         if self._authorization is not None:
-            passed.append((b"authorization", self._authorization))
-        if scope.get("client"):
-            forwarded_for.append(str(scope["client"][0]).encode("ascii", "replace"))
-        if forwarded_for:
-            passed.append((b"x-forwarded-for", b", ".join(forwarded_for)))
-        if b"x-forwarded-proto" not in seen:
-            passed.append((b"x-forwarded-proto", scope.get("scheme", "http").encode("ascii")))
-        host = header_values(scope["headers"], b"host")
-        if b"x-forwarded-host" not in seen and host:
-            passed.append((b"x-forwarded-host", host[0]))
-        return passed
+            headers.add("authorization", self._authorization)
+        return headers
 
 
-@dataclass(slots=True)
-class _Request:
-    """A request on its way.
+class _Attempt:
+    """What one try learns of its connection.
 
     Attributes:
-        head: Request line and header lines, as they are sent.
-        is_head: The method is HEAD.
-        declared: Content-Length, if the client sent one and no transfer coding.
-        is_chunked: The client sent a body in chunks, and so do we.
-        ahead: What was read of the body before anything was sent.
-        has_more: More of it is to come.
+        is_reused: It had carried a request before.
+        is_unanswered: It died without a byte of an answer.
     """
 
-    head: bytes
-    is_head: bool
-    declared: int | None
-    is_chunked: bool
-    ahead: bytes = b""
-    has_more: bool = False
+    def __init__(self) -> None:
+        self.is_reused = False
+        self.is_unanswered = False
 
-    async def read_ahead(self, receive: Receive) -> bool:
-        """Read a small body whole, a large one not at all or up to the limit; False: the client left."""
-        if not self.is_chunked and not self.declared:
-            return True
-        self.has_more = True
-        if self.declared is not None and self.declared > RESEND_BYTES:
-            return True
-        pieces: list[bytes] = []
-        size = 0
-        while self.has_more and size <= RESEND_BYTES:
-            message = await receive()
+
+async def _note_reuse(_session: aiohttp.ClientSession, context: SimpleNamespace, _: Any) -> None:
+    context.trace_request_ctx.is_reused = True
+
+
+class _Request:
+    """The client's request.
+
+    Attributes:
+        replay: The whole body, if it is short enough to be sent twice.
+        is_client_gone: The client left before its body was complete.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.method: str = scope["method"]
+        self.headers: Headers = scope["headers"]
+        query: bytes = scope["query_string"]
+        self.target: str = (scope["raw_path"] + (b"?" + query if query else b"")).decode("latin-1")
+        self.replay: bytes | None = None
+        self.is_client_gone = False
+        self._receive = receive
+        self._first = b""
+        self._more = True
+        self._body_over = asyncio.Event()
+
+    async def begin(self) -> None:
+        """Read what decides how to send it: the whole body, if it is short."""
+        first = bytearray()
+        more = True
+        while more and len(first) <= REPLAY_BYTES:
+            message = await self._receive()
             if message["type"] == "http.disconnect":
-                return False
-            pieces.append(message.get("body", b""))
-            size += len(pieces[-1])
-            self.has_more = message.get("more_body", False)
-        self.ahead = b"".join(pieces)
-        if not self.may_have(size, more=self.has_more):
-            raise RuntimeError(_WRONG_LENGTH)
-        return True
+                raise ClientGone
+            first += message.get("body", b"")
+            more = message.get("more_body", False)
+        self._more = more
+        if more or len(first) > REPLAY_BYTES:
+            self._first = bytes(first)
+        else:
+            self.replay = bytes(first)
+        if not more:
+            self._body_over.set()
 
-    def may_have(self, size: int, *, more: bool) -> bool:
-        """Whether a body of which `size` bytes have come can still be as long as was declared."""
-        return self.declared is None or (size <= self.declared if more else size == self.declared)
+    def body(self) -> bytes | AsyncIterator[bytes] | None:
+        """What to send: the whole body, the rest of it as it comes, or nothing."""
+        if self.replay is None:
+            return self._stream()
+        return self.replay or None
 
-    def frame(self, body: bytes, *, more: bool) -> bytes:
-        """A piece of the body as it is sent."""
-        if not self.is_chunked:
-            return body
-        framed = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
-        return framed if more else framed + b"0\r\n\r\n"
-
-
-class _Exchange:
-    """One request over one connection, or over a second one if the first was stale."""
-
-    def __init__(self, upstream: Upstream, request: _Request) -> None:
-        self._upstream = upstream
-        self._request = request
-        self._connection: Connection | None = None
-        self._begun: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
-        self._is_sent = False
-        self._is_answered = False
-
-    async def relay(self, send: Send) -> None:
-        """Send the head and a small body, then pass the answer on as it comes."""
-        try:
-            connection = await self._ask()
-            head = await connection.read_head()
-        except ConnectionBroken as error:
-            message = "The inference server broke the connection before it answered."
-            raise UpstreamUnreachable(message) from error
-        await send(
-            {
-                "type": "http.response.start",
-                "status": head.status,
-                "headers": _response_headers(head.status, head.headers),
-            }
-        )
-        while not self._is_answered:
-            try:
-                body = await connection.read()
-            except ConnectionBroken as error:
-                raise UpstreamUnreachable("The inference server broke off its answer.") from error
-            self._is_answered = connection.is_complete
-            more = not self._is_answered
-            await send({"type": "http.response.body", "body": body, "more_body": more})
-
-    async def pump(self, receive: Receive, patience: asyncio.Timeout) -> None:
-        """Send the rest of a large body, then watch for the client's leaving; that, or a failure, ends `patience`."""
-        try:
-            if self._request.has_more:
-                await self._send_rest(receive)
-            while not self._is_answered and (await receive())["type"] != "http.disconnect":
-                pass
-        except _ClientLeft:
-            pass
-        except Exception:
-            patience.reschedule(0)
-            raise
-        if not self._is_answered:
-            patience.reschedule(0)
-
-    def end(self) -> None:
-        """Give the connection back, or close it if anything of the exchange is missing."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.release(request_complete=self._is_sent)
-
-    async def _ask(self) -> Connection:
-        """A connection over which the request is sent (of a large one, the head) and an answer has come or may come."""
-        stale = self._upstream.take() if not self._request.has_more else None
-        if stale is not None:
-            try:
-                await self._begin(stale)
-                await stale.read_head()
-            except ConnectionBroken:
-                if stale.has_heard:
-                    raise
-                stale.abort()
-            else:
-                return stale
-        connection = await self._upstream.connect()
-        await self._begin(connection)
-        self._begun.set_result(connection)
-        return connection
-
-    async def _begin(self, connection: Connection) -> None:
-        self._connection = connection
-        request = self._request
-        connection.begin(is_head_request=request.is_head)
-        await connection.write(request.head + request.frame(request.ahead, more=request.has_more))
-        self._is_sent = not request.has_more
-
-    async def _send_rest(self, receive: Receive) -> None:
-        """Send what the client sends, until it is complete.
-
-        Once an answer has come that wants no more of it, the rest is taken and dropped: the answer says why.
-        """
-        request = self._request
-        size = len(request.ahead)
-        connection = await self._begun
-        has_more = True
-        while has_more:
-            message = await receive()
+    async def _stream(self) -> AsyncIterator[bytes]:
+        yield self._first
+        self._first = b""
+        while self._more:
+            message = await self._receive()
             if message["type"] == "http.disconnect":
-                raise _ClientLeft
-            body: bytes = message.get("body", b"")
-            has_more = message.get("more_body", False)
-            size += len(body)
-            if not request.may_have(size, more=has_more):
-                connection.abort()  # never let the upstream take the next bytes for another request
-                raise RuntimeError(_WRONG_LENGTH)
-            data = request.frame(body, more=has_more)
-            if data and not connection.wants_no_more:
-                with contextlib.suppress(ConnectionBroken):  # the reading side tells
-                    await connection.write(data)
-        self._is_sent = not connection.wants_no_more
+                self.is_client_gone = True
+                self._body_over.set()
+                raise ClientGone
+            self._more = message.get("more_body", False)
+            if message.get("body"):
+                yield message["body"]
+        self._body_over.set()
+
+    async def client_gone(self) -> None:
+        """Return when the client has left."""
+        await self._body_over.wait()
+        while not self.is_client_gone:
+            message = await self._receive()
+            self.is_client_gone = message["type"] == "http.disconnect"
 
 
-class _ClientLeft(Exception):
-    """The client closed its connection before its request was complete."""
+def _is_unanswered(error: Exception) -> bool:
+    """Whether the connection died without a byte of an answer; aiohttp tells what it had parsed of one."""
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return isinstance(error.message, str)
+    return isinstance(error, aiohttp.ClientOSError)
 
 
-def _framing(headers: Headers) -> tuple[int | None, bool]:
-    """Content-Length and whether there is a transfer coding; RFC 9112 §6.3: the coding wins."""
-    if header_values(headers, b"transfer-encoding"):
-        return None, True
-    values = set(header_values(headers, b"content-length"))
-    if not values:
-        return None, False
-    text = values.pop()
-    if values or not text.isdigit():
-        raise MalformedBody("Content-Length must be one whole number.")
-    return int(text), False
+def _response_headers(response: aiohttp.ClientResponse) -> Headers:
+    """The header lines that are for the client.
 
-
-def _named_by_connection(headers: Headers) -> frozenset[bytes]:
-    values = header_values(headers, b"connection")
-    return frozenset(token.strip().lower() for value in values for token in value.split(b","))
-
-
-def _response_headers(status: int, headers: Headers) -> Headers:
-    dropped = _named_by_connection(headers) | _HOP_BY_HOP
-    if status == 204:
-        dropped |= {b"content-length"}  # RFC 9110 §8.6
-    return [(name, value) for name, value in headers if name not in dropped]
-
-
-def _refuse_upgrade(scope: Scope) -> None:
-    if b"websocket" in (
-        value.strip().lower() for value in header_values(scope["headers"], b"upgrade")
-    ):
-        raise NotSupported(
-            "WebSocket connections are not passed on. Use HTTP, with stream: true if need be."
+    Raises:
+        UpstreamUnreachable: The answer is none that could be passed on: another protocol, another framing, or header
+            values that would break ours.
+    """
+    lines = response.raw_headers
+    codings = header_values(lines, b"transfer-encoding")
+    is_sound = 200 <= response.status <= 999 and not any(
+        _CONTROLS.search(value) for _, value in lines
+    )
+    if not is_sound or any(coding.strip().lower() != b"chunked" for coding in codings):
+        raise UpstreamUnreachable(
+            "The inference server's answer is no HTTP response that can be passed on."
         )
-    if scope["method"] in {"TRACE", "CONNECT"}:
-        # TRACE would show the client what we add, the upstream's key among it.
-        raise NotSupported(f"{scope['method']} requests are not passed on.")
+    left_out = _HOP_BY_HOP | _named_by_connection(lines)
+    if codings:
+        left_out |= {b"content-length"}  # RFC 9112 §6.3: the length does not count then
+    return [(name.lower(), value) for name, value in lines if name.lower() not in left_out]
 
 
-async def _decline_websocket(scope: Scope, send: Send) -> None:
-    """501 where the server can say so before the handshake, else a close."""
-    if "websocket.http.response" not in (scope.get("extensions") or {}):
-        await send({"type": "websocket.close", "code": 1008})
-        return
-    start: Message = {
-        "type": "websocket.http.response.start",
-        "status": 501,
-        "headers": [(b"content-length", b"0"), (b"x-should-retry", b"false")],
-    }
-    await send(start)
-    await send({"type": "websocket.http.response.body", "body": b""})
+def _named_by_connection(headers: HeaderList) -> frozenset[bytes]:
+    named = b",".join(header_values(headers, b"connection"))
+    return frozenset(token.strip().lower() for token in named.split(b","))
+
+
+def _asks_for_websocket(headers: HeaderList) -> bool:
+    return any(
+        value.strip().lower() == b"websocket" for value in header_values(headers, b"upgrade")
+    )
+
+
+def _text(value: bytes) -> str:
+    """A header value for the client library, which writes UTF-8: so it is read as that where it is."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")

@@ -37,7 +37,8 @@ class WebApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
-            await self._otherwise(scope, receive, send)
+            # A server of the WebSocket kind, which ours is not, turns this into a 403 before the handshake.
+            await send({"type": "websocket.close"})
             return
         headers = scope["headers"]
         found = self._match(scope["raw_path"])

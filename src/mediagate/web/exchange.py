@@ -12,6 +12,7 @@ from mediagate.web.errors import Headers, render, translate
 
 _HEADER_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _BAD_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_WORTH_JOINING_BYTES = 16 * 1024
 _NO_BODY = frozenset({204, 304})
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Exchange:
         "_chunks",
         "_connection",
         "_expects_continue",
+        "_head",
         "_is_chunked",
         "_is_gone",
         "_left",
@@ -92,9 +94,10 @@ class Exchange:
         self._news = asyncio.Event()
         self._is_gone = False
         self._is_chunked = False
-        self._left: int | None = (
-            None  # of the declared length; None: the end is told by chunks or by the close
-        )
+        # Held back for one turn of the loop: mostly its body follows, and one write carries both.
+        self._head = b""
+        # Of the declared length; None: the end is told by chunks or by the close.
+        self._left: int | None = None
 
     async def run(self, app: ASGIApp) -> None:
         """Run the application to its end, whatever end that is."""
@@ -135,15 +138,16 @@ class Exchange:
         return {"type": "http.request", "body": body, "more_body": not self.request_complete}
 
     async def send(self, message: Message) -> None:
-        """ASGI `send`; waits while the client does not read. After a disconnect it does nothing.
+        """ASGI `send`; waits while the client does not read.
 
         Raises:
+            ClientGone: It left: whatever the application is about to read or compute for it is in vain.
             RuntimeError: The message does not follow the ASGI protocol, or the declared length.
         """
         if not self._connection.writable.is_set():
             await self._connection.writable.wait()
         if self._is_gone:
-            return
+            raise ClientGone
         kind = message["type"]
         if kind == "http.response.start" and not self.response_started:
             self._send_head(message["status"], message.get("headers", ()))
@@ -196,9 +200,9 @@ class Exchange:
         self.keep_alive = self.keep_alive and self.request_complete
         if not self.keep_alive:
             lines.append((b"connection", b"close"))
-        head = serialise_head(status, lines)
+        self._head = serialise_head(status, lines)
         self.response_started = True
-        self._connection.write(head)
+        asyncio.get_running_loop().call_soon(self._flush_head)
 
     def _choose_framing(self, status: int, length: int | None) -> None:
         """How the client learns where the body ends: RFC 9112 §6.3."""
@@ -214,11 +218,7 @@ class Exchange:
 
     def _send_body(self, body: bytes, *, more: bool) -> None:
         if self._is_chunked:
-            if body:
-                end = b"\r\n" if more else b"\r\n0\r\n\r\n"
-                self._connection.write(b"%x\r\n%b%b" % (len(body), body, end))
-            elif not more:
-                self._connection.write(b"0\r\n\r\n")
+            self._write_chunk(body, more=more)
         elif self.scope["method"] != "HEAD":
             if self._left is not None:
                 self._left -= len(body)
@@ -226,12 +226,31 @@ class Exchange:
                     raise RuntimeError(
                         "The response's body is not as long as its Content-Length says."
                     )
-            if body:
-                self._connection.write(body)
+            self._write(body)
         if not more:
+            self._flush_head()
             self.response_complete = True
             self._news.set()
             self._connection.response_done(self)
+
+    def _write_chunk(self, body: bytes, *, more: bool) -> None:
+        if body:
+            end = b"\r\n" if more else b"\r\n0\r\n\r\n"
+            self._write(b"%x\r\n%b%b" % (len(body), body, end))
+        elif not more:
+            self._write(b"0\r\n\r\n")
+
+    def _write(self, data: bytes) -> None:
+        if self._head and len(data) <= _WORTH_JOINING_BYTES:
+            data, self._head = self._head + data, b""
+        self._flush_head()
+        if data:
+            self._connection.write(data)
+
+    def _flush_head(self) -> None:
+        head, self._head = self._head, b""
+        if head and not self._is_gone:
+            self._connection.write(head)
 
     async def _fail(self, error: Exception) -> None:
         if not isinstance(error, MediagateError):
@@ -239,6 +258,7 @@ class Exchange:
         if self._is_gone or self.response_complete:
             return
         if self.response_started:
+            self._flush_head()
             self._connection.break_off(is_delimited=self._is_chunked or self._left is not None)
             return
         status, headers, body = render(translate(error))

@@ -10,7 +10,7 @@ from typing import Literal
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from mediagate.core.errors import BodyTooLarge, MalformedBody
+from mediagate.core.errors import MalformedBody
 
 MAX_TEXTS = 100
 """Text fields in one form."""
@@ -97,8 +97,7 @@ class FormParser:
         """Parse the next bytes; the events' buffers point into `chunk`.
 
         Raises:
-            MalformedBody: This is no multipart/form-data, or it has too many fields.
-            BodyTooLarge: A text field is too long.
+            MalformedBody: This is no multipart/form-data, it has too many fields, or a text field is too long.
         """
         try:
             self._parser.write(chunk)
@@ -160,7 +159,7 @@ class FormParser:
             self._events.append(FileChunk(memoryview(data)[start:end]))
             return
         if len(self._text) + end - start > MAX_TEXT_BYTES:
-            raise BodyTooLarge("A text field of the form is longer than 1 MiB.")
+            raise MalformedBody("A text field of the form is longer than 1 MiB.")
         self._text += data[start:end]
 
     def _on_part_end(self) -> None:

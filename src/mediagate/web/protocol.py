@@ -6,8 +6,8 @@ that the client reads a reset instead of the answer. Two rules hold it together:
 
 1. **Framing is judged before the application runs.** Anything but one Content-Length or `Transfer-Encoding: chunked`
    is refused; llhttp refuses both together, duplicates and signs.
-2. **Memory per connection is bounded**: reading stops at `HIGH_WATER_BYTES` of body that nobody has taken, and while a
-   pipelined request waits; `send` waits while the client does not read.
+2. **Memory per connection is bounded**: reading stops at `HIGH_WATER_BYTES` of body that nobody has taken, and while
+   a pipelined request waits, of which there are few; `send` waits while the client does not read.
 
 A client that half-closes its connection (FIN) has left: the application sees `http.disconnect`.
 """
@@ -37,6 +37,9 @@ from mediagate.web.exchange import Exchange, serialise_head
 
 HIGH_WATER_BYTES = 64 * 1024
 """One read of a fast client exceeds it, so that one chunk waits while another is worked on; more was no faster."""
+
+MAX_WAITING_REQUESTS = 64
+"""Pipelined requests per connection: one read may hold thousands."""
 
 _RESET = struct.pack("ii", 1, 0)
 
@@ -180,6 +183,8 @@ class HttpProtocol(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """The head is complete: a request begins."""
+        if len(self._waiting) >= MAX_WAITING_REQUESTS:
+            raise _Refused(MalformedBody("Too many requests were sent before an answer was read."))
         self._in_head = False
         self._head_bytes = 0  # from here on it counts trailers
         self._cancel_timer()

@@ -4,11 +4,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote
 
-from mediagate.core.errors import MethodNotAllowed
+from mediagate.core.errors import InvalidValue, MethodNotAllowed
 from mediagate.core.scopes import Principal
 from mediagate.web.asgi import Scope
 from mediagate.web.body import Body
 from mediagate.web.replies import EmptyReply, Reply
+
+MAX_QUERY_FIELDS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,13 @@ class Route:
 
 
 def query_of(scope: Scope) -> dict[str, str]:
-    """The decoded query."""
+    """The decoded query.
+
+    Raises:
+        InvalidValue: It has too many fields.
+    """
     raw = scope.get("query_string", b"").decode("latin-1")
-    return dict(parse_qsl(raw, keep_blank_values=True, max_num_fields=100))
+    try:
+        return dict(parse_qsl(raw, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS))
+    except ValueError:  # the number of fields is all that it objects to
+        raise InvalidValue(f"The query has more than {MAX_QUERY_FIELDS} fields.") from None

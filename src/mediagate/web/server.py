@@ -215,7 +215,7 @@ def run(
         )
         return _serve(server, sock, worker)
 
-    return Supervisor(work, workers=workers, on_ready=announce).run()
+    return Supervisor(work, workers=workers, on_ready=announce, on_stop=sock.close).run()
 
 
 def _serve(server: Server, sock: socket.socket, worker: Worker | None = None) -> int:

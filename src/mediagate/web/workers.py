@@ -26,6 +26,7 @@ _FORCE = b"f"
 _FIRST_BACK_OFF_S = 0.5
 _MAX_BACK_OFF_S = 30.0
 _STABLE_AFTER_S = 30.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 logger = logging.getLogger(__name__)
 
@@ -71,14 +72,21 @@ class Supervisor:
         work: Runs in each forked process; returns its exit status.
         workers: How many.
         on_ready: Called once, when as many have said that they serve.
+        on_stop: Called when no worker will be forked any more: close what was open for them.
     """
 
     def __init__(
-        self, work: Callable[[Worker], int], *, workers: int, on_ready: Callable[[], None]
+        self,
+        work: Callable[[Worker], int],
+        *,
+        workers: int,
+        on_ready: Callable[[], None],
+        on_stop: Callable[[], None],
     ) -> None:
         self._work = work
         self._workers = workers
         self._on_ready = on_ready
+        self._on_stop = on_stop
         self._children: dict[int, _Child] = {}
         self._signals = 0
         self._ready = 0
@@ -109,8 +117,11 @@ class Supervisor:
         control_read, control_write = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
+        # A signal that a child took before it has handlers of its own would be told to the parent, and count there.
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         pid = os.fork()
         if pid:
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
             os.close(control_read)
             self._children[pid] = _Child(control=control_write, started_at=time.monotonic())
             return
@@ -123,6 +134,7 @@ class Supervisor:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             for number in (signal.SIGTERM, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
             status = self._work(Worker(control=control_read, ready=self._ready_write))
         except BaseException:
             logger.exception("A worker failed")
@@ -138,8 +150,7 @@ class Supervisor:
         with read, write:
             read.setblocking(False)
             write.setblocking(False)
-            numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
-            before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+            before = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
             wakeup_before = signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
             try:
                 yield read
@@ -156,13 +167,18 @@ class Supervisor:
         if wake_up.fileno() in readable:
             for number in wake_up.recv(4096):
                 if number in (signal.SIGTERM, signal.SIGINT):
-                    self._signals += 1
-                    self._order(_STOP if self._signals == 1 else _FORCE)
+                    self._stop_or_force()
         if self._ready_read in readable:
             was_ready = self._ready >= self._workers
             self._ready += len(os.read(self._ready_read, 4096))
             if not was_ready and self._ready >= self._workers and not self._is_stopping:
                 self._on_ready()
+
+    def _stop_or_force(self) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            self._on_stop()
+        self._order(_STOP if self._signals == 1 else _FORCE)
 
     def _order(self, order: bytes) -> None:
         for child in self._children.values():
@@ -184,9 +200,8 @@ class Supervisor:
             if self._ready < self._workers and status > 0:
                 # It does not even start: trying again would hide why.
                 self._status = status
-                self._signals += 1
-                self._order(_STOP)
-                return
+                self._stop_or_force()
+                continue
             is_quick = now - child.started_at < _STABLE_AFTER_S
             self._quick_deaths = self._quick_deaths + 1 if is_quick else 0
             delay = (

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mediagate.core.errors import BodyTooLarge, MalformedBody
+from mediagate.core.errors import MalformedBody
 from mediagate.web.multipart import (
     MAX_TEXT_BYTES,
     MAX_TEXTS,
@@ -130,7 +130,7 @@ def test_a_long_text_field_is_refused_before_it_is_whole() -> None:
     parser = FormParser(BOUNDARY)
     parser.feed(text_part("x", b"")[:-2])
 
-    with pytest.raises(BodyTooLarge):
+    with pytest.raises(MalformedBody, match="1 MiB"):
         for _ in range(MAX_TEXT_BYTES // 65536 + 1):
             parser.feed(bytes(65536))
 

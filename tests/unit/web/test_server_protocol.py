@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mediagate.web.asgi import Message, Receive, Scope, Send
-from mediagate.web.protocol import EdgeLimits, HttpProtocol
+from mediagate.web.protocol import MAX_WAITING_REQUESTS, EdgeLimits, HttpProtocol
 
 
 class State:
@@ -256,7 +256,7 @@ async def test_head_above_the_limit_is_431(head: bytes, piece_bytes: int) -> Non
 
     assert wire.statuses == [431]
     assert wire.last_code == "headers_too_large"
-    assert fed <= max(2 * 65_536, piece_bytes)
+    assert fed <= 65_536 + 2 * piece_bytes
     assert app.seen == []
 
 
@@ -301,6 +301,19 @@ async def test_second_request_that_is_bad_is_refused_after_the_first_answer() ->
 
     assert before == []
     assert wire.statuses == [200, 400]
+
+
+async def test_flood_of_pipelined_requests_is_cut_off_after_the_first_ones() -> None:
+    app = Recorder()
+    wire = Wire(app)
+
+    await wire.feed(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n" * 9000)
+    for _ in range(5 * MAX_WAITING_REQUESTS):
+        await asyncio.sleep(0)
+    wire.close()
+
+    assert wire.statuses == [200] * (MAX_WAITING_REQUESTS + 1) + [400]
+    assert len(app.seen) == MAX_WAITING_REQUESTS + 1
 
 
 async def test_broken_body_is_a_disconnect_for_the_application_and_a_400_for_the_client() -> None:
