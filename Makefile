@@ -31,7 +31,13 @@ test: $(READY) ## lint, types, layers, and the tests that need no package from D
 .PHONY: test-all
 test-all: $(READY) services $(SDK1)/.ready ## everything; whatever is not run is red
 	@SDK1_PYTHON=$(abspath $(SDK1))/bin/python $(BIN)/python -m pytest -q --all
+	@COVERAGE_FILE=$(VENV)/coverage $(BIN)/coverage run -m pytest -q tests/unit/core tests/unit/dialects tests/unit/web/test_errors.py
+	@COVERAGE_FILE=$(VENV)/coverage $(BIN)/coverage report
 	@$(MAKE) --no-print-directory sabotage
+
+.PHONY: sabotage
+sabotage: $(READY) ## break the code in many ways; a named test must turn red each time
+	@$(BIN)/python tests/sabotage/run.py
 
 .PHONY: services
 services: ## install the real servers and tools that test-all needs, from Debian

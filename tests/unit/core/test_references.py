@@ -21,6 +21,7 @@ PARAM = "messages[0].content[1].image_url.url"
 
 PATHS_AND_SCHEMES = [
     "file:///etc/passwd",
+    "file://localhost/etc/passwd",
     "FILE:///etc/passwd",
     "File://localhost/etc/passwd",
     "file:/etc/passwd",
