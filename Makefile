@@ -53,6 +53,13 @@ $(SDK1)/.ready: Makefile
 	@$(SDK1)/bin/python -m pip install -q --disable-pip-version-check openai==1.109.1 2> >(grep -v '^WARNING: Location' >&2)
 	@touch $@
 
+.PHONY: benchmarks
+benchmarks: $(READY) services ## measure uploads and memory; wants a quiet machine and 12 GiB of disk
+	@$(BIN)/python -m benchmarks.upload
+	@$(BIN)/python -m benchmarks.upload --no-fsync
+	@$(BIN)/python -m benchmarks.memory
+	@$(BIN)/python -m benchmarks.report
+
 .PHONY: demo
 demo: $(READY) ## show the main job on a clip encoded on the spot
 	@$(BIN)/python examples/demo.py

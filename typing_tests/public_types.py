@@ -10,8 +10,6 @@ from mediagate.blobs.driver import BlobDriver, BlobReader, BlobWriter, HasLocalP
 from mediagate.blobs.local import LocalBlobDriver, LocalBlobReader, LocalBlobWriter
 from mediagate.blobs.memory import MemoryBlobDriver
 from mediagate.core.files import FileId, FileObject, parse_file_id
-from mediagate.gateway.handles import OpenedFile
-from mediagate.gateway.inspector import OpenedMedia
 from mediagate.index.driver import Index
 from mediagate.index.memory import MemoryIndex
 from mediagate.index.sql import SqlIndex
@@ -64,14 +62,13 @@ def what_drivers_hand_out_keeps_its_protocol_too(
 
 
 def seams_between_layers_fit(
-    claims: Claims, hold: Hold, inline: InlineDelivery, handles: HandleDelivery, opened: OpenedFile
+    claims: Claims, hold: Hold, inline: InlineDelivery, handles: HandleDelivery
 ) -> None:
     """Layers meet in protocols; the composition root joins them."""
     holder: Holder = claims
     held: HeldFiles = hold
     deliveries: list[Delivery] = [inline, handles]
-    media: OpenedMedia = opened
-    _ = holder, held, deliveries, media
+    _ = holder, held, deliveries
 
 
 def ids_cannot_be_swapped_with_other_strings(file: FileObject) -> None:

@@ -351,29 +351,9 @@ class Config(BaseModel):
         return None if self.file_upload_ttl_seconds == -1 else self.file_upload_ttl_seconds
 
     @property
-    def max_ttl_s(self) -> float:
-        """Longest fixed lifetime that is granted, in seconds."""
-        return self.file_upload_max_ttl_seconds
-
-    @property
-    def max_concurrent_receives(self) -> int:
-        """Receives at once in one process."""
-        return self.file_upload_max_concurrent
-
-    @property
-    def idle_timeout_s(self) -> float:
-        """How long a body may stall, in seconds."""
-        return self.file_upload_idle_timeout_seconds
-
-    @property
     def min_rate_bytes_per_s(self) -> float:
         """Slowest rate of a body."""
         return self.file_upload_min_rate_kbps * 1000 / 8
-
-    @property
-    def deadline_s(self) -> float:
-        """How long one receive may take, in seconds."""
-        return self.file_upload_deadline_seconds
 
     @property
     def allowed_types(self) -> frozenset[str] | None:

@@ -13,6 +13,7 @@ from mediagate.blobs.driver import BlobMissingError, BlobReader
 from mediagate.blobs.local import LocalBlobDriver
 from mediagate.blobs.store import BlobStore
 from mediagate.config import Config
+from mediagate.core.events import ignore
 from mediagate.core.expiry import Lifetime
 from mediagate.core.files import FileObject
 from mediagate.core.quotas import Quota
@@ -25,7 +26,7 @@ from mediagate.index.sql import SqlIndex
 from mediagate.media.libmagic import LibmagicOpinion, decide
 from mediagate.media.probe import Prober
 from mediagate.media.sniff import MEDIA_TYPES, sniff
-from mediagate.observe.logs import ignore, log_access
+from mediagate.observe.logs import log_access
 from mediagate.operations.claims import Claims
 from mediagate.operations.deliver import Delivery, HandleDelivery, Handles, InlineDelivery
 from mediagate.operations.files import Files, file_not_found
@@ -127,9 +128,9 @@ async def _build(
 ) -> ASGIApp:
     """Put the parts together and start them; `stack` stops them, the last one first."""
     patience = Patience(
-        idle_timeout_s=config.idle_timeout_s,
+        idle_timeout_s=config.file_upload_idle_timeout_seconds,
         min_bytes_per_s=config.min_rate_bytes_per_s,
-        deadline_s=config.deadline_s,
+        deadline_s=config.file_upload_deadline_seconds,
     )
     executor = Executor("mediagate", threads=2)
     stack.callback(executor.close)
@@ -146,7 +147,9 @@ async def _build(
     routes = list(Health(files=store.files).routes())
     if config.enable_file_uploads:
         api = FilesApi(
-            files=store.files, receiver=store.receiver, max_expires_after_s=config.max_ttl_s
+            files=store.files,
+            receiver=store.receiver,
+            max_expires_after_s=config.file_upload_max_ttl_seconds,
         )
         routes += api.routes()
         upstream = Gateway(
@@ -193,7 +196,7 @@ async def _open_store(
         sniff=_sniffer(config, allowed_types, executor),
         limits=ReceiveLimits(
             max_file_bytes=config.max_file_bytes,
-            max_concurrent=config.max_concurrent_receives,
+            max_concurrent=config.file_upload_max_concurrent,
             allowed_types=allowed_types,
             quota=Quota(store_bytes=config.max_total_bytes),
             lifetime=Lifetime(config.ttl_s, is_sliding=True),

@@ -408,6 +408,22 @@ async def test_interim_responses_and_trailers_are_dropped(
     assert answered.values("link") == answered.values("x-trailer") == []
 
 
+async def test_upstream_that_stops_taking_the_body_is_504(upstream: RecordingUpstream) -> None:
+    enough = asyncio.Event()
+
+    async def take_nothing(_request: Received) -> None:
+        await enough.wait()
+
+    upstream.handlers["/stuck"] = take_nothing
+    async with proxied(upstream.url, stall_timeout_s=0.3) as address, connected(address) as client:
+        sending = asyncio.create_task(client.send(post("/stuck", bytes(40_000_000))))
+        answer = await client.answer()
+        enough.set()
+        sending.cancel()
+
+    assert (answer.status, code(answer.body)) == (504, "upstream_timeout")
+
+
 async def test_each_event_of_a_stream_is_there_before_the_next_is_made(
     upstream: RecordingUpstream, client: RawClient
 ) -> None:

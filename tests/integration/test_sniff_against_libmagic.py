@@ -33,6 +33,7 @@ LESS_EXACT = {
     ("video/x-matroska", "audio/x-matroska"),
     ("video/mp4", "audio/mp4"),
     ("application/ogg", "video/ogg"),
+    ("audio/mp4", "video/mp4"),  # Sony's brand, which stands for films too
 }
 
 SILENT = {

@@ -42,12 +42,12 @@ def test_defaults_are_those_of_the_design() -> None:
     assert config.max_json_bytes == 64 * MIB
     assert config.max_file_bytes == 512 * MIB
     assert config.max_total_bytes == 5 * GIB
-    assert config.max_concurrent_receives == 64
+    assert config.file_upload_max_concurrent == 64
     assert config.ttl_s == 3600
-    assert config.max_ttl_s == 2_592_000
-    assert config.idle_timeout_s == 30
+    assert config.file_upload_max_ttl_seconds == 2_592_000
+    assert config.file_upload_idle_timeout_seconds == 30
     assert config.min_rate_bytes_per_s == 8000
-    assert config.deadline_s == 3600
+    assert config.file_upload_deadline_seconds == 3600
     assert config.allowed_types is None
     assert config.api_keys == ()
     assert not config.file_upload_libmagic

@@ -20,6 +20,7 @@ from typing import Self
 from mediagate.blobs.layout import INDEX, LAYOUT_VERSION, MARKER
 
 _PREFIX = "mediagate-"
+_DRAFT = f"{MARKER}."  # a first start that was killed, or found the disk full, may leave one
 _NOT_OURS_BUT_FINE = frozenset({"lost+found"})  # what a freshly made file system holds
 
 
@@ -44,7 +45,8 @@ class StoreDirectory:
         """
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            strangers = {entry.name for entry in path.iterdir()} - _NOT_OURS_BUT_FINE
+            names = {entry.name for entry in path.iterdir()} - _NOT_OURS_BUT_FINE
+            strangers = {name for name in names if not name.startswith(_DRAFT)}
             if strangers and not (path / MARKER).exists():
                 message = (
                     f"{path} is not empty and is no mediagate store: give it a directory of its own"
@@ -83,14 +85,20 @@ def _mark(path: Path, *, is_temporary: bool) -> int:
     marker = path / MARKER
     if not marker.exists():
         # Locked before it has its name: nobody ever sees the marker of a living store unlocked.
-        draft = path / f"{MARKER}.{os.getpid()}"
+        draft = path / f"{_DRAFT}{os.getpid()}"
         fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         content = json.dumps({"layout": LAYOUT_VERSION, "temporary": is_temporary})
-        os.write(fd, content.encode())
-        fcntl.flock(fd, fcntl.LOCK_SH)
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, marker)
-        draft.unlink()
+        try:
+            os.write(fd, content.encode())
+            os.fsync(fd)  # an empty marker after a power cut would make the store look foreign
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, marker)
+        except OSError:
+            os.close(fd)
+            raise
+        finally:
+            draft.unlink()
         if os.fstat(fd).st_nlink == 1:
             return fd
         os.close(fd)  # another process was first: lock its marker instead

@@ -89,9 +89,6 @@ class BlobDriver(Protocol):
     def list(self) -> AsyncIterator[Sequence[BlobKey]]:
         """All keys, unfinished ones included, in batches, in no order."""
 
-    async def free_bytes(self) -> int | None:
-        """Room left on the medium; None: unknown or unlimited."""
-
 
 @runtime_checkable
 class HasLocalPath(Protocol):

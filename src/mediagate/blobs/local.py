@@ -4,6 +4,7 @@ The order of a write (that of restic's local backend): exclusive temporary file 
 bytes → size check → fsync → rename → fsync of the directory. What can be read is therefore complete and durable.
 """
 
+import asyncio
 import errno
 import os
 from collections.abc import AsyncIterator, Sequence
@@ -65,12 +66,22 @@ class LocalBlobDriver:
     async def create(self, key: BlobKey) -> "LocalBlobWriter":
         """Begin a blob in its temporary file."""
         writer = LocalBlobWriter(self._root, key, executor=self._writes, durable=self._durable)
-        await self._writes.run(writer.begin)
+        try:
+            await self._writes.run(writer.begin)
+        except asyncio.CancelledError:
+            await writer.abort()  # it has begun all the same
+            raise
         return writer
 
     async def read(self, key: BlobKey) -> "LocalBlobReader":
         """Open a blob; its open descriptor keeps the bytes readable whatever happens to the name."""
-        return await self._reads.run(LocalBlobReader, self.local_path(key), self._reads)
+        reader = LocalBlobReader(self.local_path(key), executor=self._reads)
+        try:
+            await self._reads.run(reader.open)
+        except asyncio.CancelledError:
+            await reader.close()  # it is open all the same
+            raise
+        return reader
 
     async def delete(self, key: BlobKey) -> None:
         """Unlink the complete and the partial file."""
@@ -84,14 +95,6 @@ class LocalBlobDriver:
         """The keys, one fan-out directory at a time."""
         for directory in layout.fan_out(self._root):
             yield await self._reads.run(_keys_in, directory)
-
-    async def free_bytes(self) -> int | None:
-        """Room on the file system for us."""
-        return await self._reads.run(self._free_bytes)
-
-    def _free_bytes(self) -> int:
-        stat = os.statvfs(self._root)
-        return stat.f_bavail * stat.f_frsize
 
     def local_path(self, key: BlobKey) -> Path:
         """Where the bytes of a committed `key` are."""
@@ -164,14 +167,20 @@ class LocalBlobWriter:
 
 
 class LocalBlobReader:
-    """One open file; see `BlobReader`. The constructor blocks."""
+    """One open file; see `BlobReader`."""
 
-    def __init__(self, path: Path, executor: Executor) -> None:
+    def __init__(self, path: Path, *, executor: Executor) -> None:
+        self._path = path
+        self._executor = executor
+        self._fd = -1
+        self._size_bytes = 0
+
+    def open(self) -> None:
+        """Open the file; blocks."""
         try:
-            self._fd = os.open(path, os.O_RDONLY | _OPEN_FLAGS)
+            self._fd = os.open(self._path, os.O_RDONLY | _OPEN_FLAGS)
         except FileNotFoundError:
             raise BlobMissingError from None
-        self._executor = executor
         self._size_bytes = os.fstat(self._fd).st_size
 
     @property

@@ -50,8 +50,7 @@ class MemoryBlobDriver:
     def append(self, key: BlobKey, chunks: Sequence[Buffer]) -> None:
         """Append to an unfinished blob."""
         for chunk in chunks:
-            free = self._free()
-            if free is not None and len(chunk) > free:
+            if not self._has_room_for(len(chunk)):
                 raise DiskFullError
             self._partial[key] += chunk
 
@@ -66,15 +65,11 @@ class MemoryBlobDriver:
         """All keys at once."""
         yield [*self._blobs, *self._partial]
 
-    async def free_bytes(self) -> int | None:
-        """What the capacity leaves."""
-        return self._free()
-
-    def _free(self) -> int | None:
+    def _has_room_for(self, extra_bytes: int) -> bool:
         if self._capacity_bytes is None:
-            return None
+            return True
         taken = sum(map(len, self._blobs.values())) + sum(map(len, self._partial.values()))
-        return self._capacity_bytes - taken
+        return taken + extra_bytes <= self._capacity_bytes
 
 
 class MemoryBlobWriter:

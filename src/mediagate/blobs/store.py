@@ -68,10 +68,6 @@ class BlobStore:
         """The file on this machine that holds exactly these bytes, where the driver has one."""
         return self._driver.local_path(key) if isinstance(self._driver, HasLocalPath) else None
 
-    async def free_bytes(self) -> int | None:
-        """Room left on the medium; None: unknown or unlimited."""
-        return await self._driver.free_bytes()
-
 
 class BlobSink:
     """One blob being written: hashed and counted on the way, handed to the driver in batches.

@@ -1,7 +1,6 @@
 """What the client commands share: one HTTP client that speaks the Files API and fails in one line."""
 
 import contextlib
-import ipaddress
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any, Self, TypeVar
@@ -10,6 +9,7 @@ from urllib.parse import quote, urlsplit
 import httpx2
 
 from mediagate.cli.failure import CommandFailed, printable
+from mediagate.cli.target import is_loopback
 
 PAGE_SIZE = 1000
 CONNECT_TIMEOUT_S = 10.0
@@ -45,7 +45,7 @@ class Client:
                 headers=headers,
                 timeout=httpx2.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
                 transport=transport,
-                trust_env=not _is_loopback(parts.hostname),  # no proxy reaches our own loopback
+                trust_env=not is_loopback(parts.hostname),  # no proxy reaches our own loopback
             )
         except (httpx2.InvalidURL, ValueError):
             # Their text may quote the key.
@@ -225,12 +225,3 @@ def _message(parsed: object) -> str | None:
     error = parsed.get("error") if isinstance(parsed, dict) else None
     message = error.get("message") if isinstance(error, dict) else None
     return printable(" ".join(message.split())) if isinstance(message, str) else None
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

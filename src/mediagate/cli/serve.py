@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import importlib
-import ipaddress
 import logging
 import os
 import socket
@@ -12,6 +11,7 @@ from collections.abc import Callable
 
 from mediagate.cli.config import add_setting_flags, load_settings
 from mediagate.cli.failure import CommandFailed
+from mediagate.cli.target import is_loopback
 from mediagate.config import Config, Resolved, SettingError
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -83,7 +83,7 @@ def ready_line(config: Config, host: str, port: int) -> str:
     line = f"mediagate: ready at {url}; {answers}"
     if config.enable_file_uploads and config.is_ephemeral:
         line += "; uploads vanish at exit, unless --file-upload-dir names a place for them"
-    if not config.api_key and not _is_loopback(host):
+    if not config.api_key and not is_loopback(host):
         line += "; anybody who reaches this address may use it, as there is no --api-key"
     return line
 
@@ -111,10 +111,3 @@ def _check_extras(resolved: Resolved) -> None:
 def _log_to_stderr() -> None:
     logging.basicConfig(format=LOG_FORMAT, level=logging.WARNING)
     logging.getLogger("mediagate").setLevel(logging.INFO)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

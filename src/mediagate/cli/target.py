@@ -1,6 +1,7 @@
-"""Which server the client commands talk to."""
+"""Which server the client commands talk to, and whether an address leaves this machine."""
 
 import argparse
+import ipaddress
 from typing import TYPE_CHECKING
 
 from mediagate.config import SERVER_ENV, environment
@@ -35,3 +36,13 @@ def connect(arguments: argparse.Namespace) -> "Client":
         server=arguments.server or environ.get(SERVER_ENV) or DEFAULT_SERVER,
         api_key=arguments.api_key or environ.get(API_KEY_ENV),
     )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is this machine, for nobody but itself."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

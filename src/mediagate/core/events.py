@@ -35,11 +35,6 @@ class FileDownloaded(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FileResolved(Event):
-    """A request named it and gets its bytes."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FileDeleted(Event):
     """Its owner deleted it."""
 
@@ -58,3 +53,7 @@ class FileEvicted(Event):
 
 Observer = Callable[[Event], None]
 """Told of each event, in order, on the event loop; must not block and must not raise."""
+
+
+def ignore(_event: Event) -> None:
+    """An observer for those who want none."""

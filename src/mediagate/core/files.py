@@ -3,7 +3,6 @@
 import re
 import secrets
 import unicodedata
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NewType
@@ -78,14 +77,14 @@ class FileObject:
         return MediaKind(self.mime_type.partition("/")[0])
 
 
-def new_file_id(token_hex: Callable[[int], str] = secrets.token_hex) -> FileId:
+def new_file_id() -> FileId:
     """A fresh, unguessable file id."""
-    return FileId(f"file-{token_hex(16)}")
+    return FileId(f"file-{secrets.token_hex(16)}")
 
 
-def new_blob_key(token_hex: Callable[[int], str] = secrets.token_hex) -> BlobKey:
+def new_blob_key() -> BlobKey:
     """A fresh blob key."""
-    return BlobKey(token_hex(16))
+    return BlobKey(secrets.token_hex(16))
 
 
 def parse_file_id(text: str) -> FileId | None:

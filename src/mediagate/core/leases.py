@@ -6,24 +6,12 @@ lives renews them every `RENEW_EVERY_S`.
 """
 
 import secrets
-from dataclasses import dataclass
 from typing import NewType
-
-from mediagate.core.files import FileId
 
 LeaseId = NewType("LeaseId", str)
 
 LEASE_S = 60.0
 RENEW_EVERY_S = 15.0
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """A claim on one file's bytes that lapses at `until`, Unix seconds."""
-
-    id: LeaseId
-    file_id: FileId
-    until: float
 
 
 def new_lease_id() -> LeaseId:

@@ -13,6 +13,7 @@ inline data no path component is `..`: nothing that passes leads anywhere when i
 
 import re
 from dataclasses import dataclass
+from typing import cast
 
 from mediagate.core.errors import InvalidReference, SourceNotAllowed
 from mediagate.core.files import FileId, parse_file_id
@@ -33,6 +34,7 @@ _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _INLINE = _BASE64 + b"-_=, \t\r\n"
 """What may follow `;base64,`: either alphabet, line breaks, and the comma between vLLM's `video/jpeg` frames."""
 
+_BLANKS = re.compile(r"[\s\x00-\x1f\x7f]*+")
 _SLICE = 64 * 1024
 
 
@@ -135,7 +137,9 @@ def parse_data_reference(value: str, *, param: str) -> MediaReference | Base64Re
 
 
 def _head(value: str) -> str:
-    return value[:64].lstrip().casefold()
+    # As URL parsers read it: without leading blanks and controls, and without line breaks anywhere.
+    start = cast("re.Match[str]", _BLANKS.match(value)).end()
+    return _BLANKS.sub("", value[start : start + 64]).casefold()
 
 
 def _is_data(value: str) -> bool:

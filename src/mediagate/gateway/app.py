@@ -1,11 +1,12 @@
 """The gateway: bodies that may name media are read and resolved, everything else passes through unread."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 
 from mediagate.gateway.media_endpoints import body_too_large, check_encoding, media_dialect
 from mediagate.operations.deliver import OpenBlob, stream
 from mediagate.operations.resolve import Resolved, Resolver
-from mediagate.web.asgi import ASGIApp, Message, Receive, Scope, Send
+from mediagate.web.asgi import ASGIApp, Headers, Message, Receive, Scope, Send, unless_gone
 from mediagate.web.body import Body, Patience
 
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
@@ -49,12 +50,17 @@ class Gateway:
             max_bytes=self._max_json_bytes, too_large=body_too_large(self._max_json_bytes)
         )
         resolved = await self._resolver.resolve(raw, dialect=dialect, principal=scope["principal"])
-        del raw  # a large body need not live as long as the answer to it
+        del raw
         try:
             framed = {**scope, "headers": _framed(headers, resolved.content_length)}
             source = _Source(resolved, self._open_blob, receive)
             try:
-                await self._upstream(framed, source.receive, send)
+                answering = self._upstream(framed, source.receive, send)
+                if resolved.files:
+                    # An upstream that takes its time with a long body must not hide that the client has left.
+                    await unless_gone(answering, receive)
+                else:
+                    await answering
             finally:
                 await source.close()
         finally:
@@ -68,19 +74,24 @@ class _Source:
         self._chunks: AsyncGenerator[bytes, None] = stream(resolved.pieces, open_blob=open_blob)
         self._receive = receive
         self._left = resolved.content_length
+        resolved.pieces = ()  # what was sent need not live as long as the answer to it
+        self._reading = asyncio.Lock()
 
     async def receive(self) -> Message:
         if self._left <= 0:
             return await self._receive()
-        chunk = await anext(self._chunks)
+        async with self._reading:
+            chunk = await anext(self._chunks)
         self._left -= len(chunk)
         return {"type": "http.request", "body": chunk, "more_body": self._left > 0}
 
     async def close(self) -> None:
-        await self._chunks.aclose()
+        # An upstream that answered early, or broke, may leave a read behind that was cancelled and is not yet over.
+        async with self._reading:
+            await self._chunks.aclose()
 
 
-def _framed(headers: list[tuple[bytes, bytes]], length: int) -> list[tuple[bytes, bytes]]:
+def _framed(headers: Headers, length: int) -> Headers:
     """The headers with the resolved body's length; all others, and their order, stay."""
     kept = [(name, value) for name, value in headers if name.lower() not in _FRAMING]
     return [*kept, (b"content-length", b"%d" % length)]

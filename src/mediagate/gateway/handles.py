@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,19 +10,9 @@ from mediagate.blobs.driver import BlobMissingError
 from mediagate.blobs.store import BlobStore
 from mediagate.core.files import FileObject
 from mediagate.executor import Executor
+from mediagate.gateway.inspector import OpenedMedia
 from mediagate.operations.deliver import Handles
 from mediagate.operations.files import file_not_found
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedFile:
-    """A stored file, as a path on this machine or as an open file; see `inspector.OpenedMedia`."""
-
-    file: BinaryIO | Path
-    filename: str
-    mime_type: str
-    size_bytes: int
-    digest: str
 
 
 class HandleOpener:
@@ -45,7 +34,7 @@ class HandleOpener:
         self._spool_dir = spool_dir
 
     @asynccontextmanager
-    async def open(self, token: str) -> AsyncIterator[OpenedFile]:
+    async def open(self, token: str) -> AsyncIterator[OpenedMedia]:
         """The file of `token`, while its request runs.
 
         Raises:
@@ -75,5 +64,5 @@ class HandleOpener:
             await reader.close()
 
 
-def _opened(file: FileObject, source: BinaryIO | Path) -> OpenedFile:
-    return OpenedFile(source, file.filename, file.mime_type, file.size_bytes, file.digest)
+def _opened(file: FileObject, source: BinaryIO | Path) -> OpenedMedia:
+    return OpenedMedia(source, file.filename, file.mime_type, file.size_bytes, file.digest)

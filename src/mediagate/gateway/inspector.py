@@ -10,16 +10,16 @@ are measured before the answer begins, so a broken one is a 400 and never a stre
 Usage is counted in words of the answer: there is no tokenizer, and no word of the prompt is read.
 """
 
-import asyncio
 import binascii
 import errno
 import json
 import secrets
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Protocol, TypeVar
+from typing import IO, Any, BinaryIO
 
 from blake3 import blake3
 
@@ -53,39 +53,32 @@ from mediagate.gateway.inspector_request import (
 from mediagate.media.probe import Prober
 from mediagate.media.sniff import HEAD_BYTES, MEDIA_TYPES, sniff
 from mediagate.operations.deliver import HANDLE_SCHEME
-from mediagate.web.asgi import ClientGone, Receive, Scope, Send
+from mediagate.operations.resolve import PARSED_IN_PLACE_BYTES
+from mediagate.web.asgi import Receive, Scope, Send, unless_gone
 from mediagate.web.body import Body, Patience
 from mediagate.web.replies import JsonReply
 
-_LARGE_BODY_BYTES = 256 * 1024
 _BASE64_CHARS = 256 * 1024
 _STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
 
-_T = TypeVar("_T")
 
+@dataclass(frozen=True, slots=True)
+class OpenedMedia:
+    """Media that stays readable while it is open.
 
-class OpenedMedia(Protocol):
-    """Media that stays readable while it is open."""
+    Attributes:
+        file: The bytes; seekable, and with a descriptor.
+        filename: As the client named it, sanitised; None: it has no name.
+        mime_type: Decided by the bytes.
+        size_bytes: Exact length.
+        digest: Of exactly those bytes.
+    """
 
-    @property
-    def file(self) -> BinaryIO | int | Path:
-        """The bytes; seekable, and with a descriptor."""
-
-    @property
-    def filename(self) -> str:
-        """As the client named it, sanitised."""
-
-    @property
-    def mime_type(self) -> str:
-        """Decided by the bytes."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Exact length."""
-
-    @property
-    def digest(self) -> str:
-        """Of exactly those bytes."""
+    file: BinaryIO | int | Path
+    filename: str | None
+    mime_type: str
+    size_bytes: int
+    digest: str
 
 
 OpenMedia = Callable[[str], AbstractAsyncContextManager[OpenedMedia]]
@@ -156,12 +149,12 @@ class Inspector:
             "Upload the media with POST /v1/files and name it by its id: this body is too large."
         )
         raw = await body.read(max_bytes=self._max_body_bytes, too_large=too_large)
-        if len(raw) > _LARGE_BODY_BYTES:
+        if len(raw) > PARSED_IN_PLACE_BYTES:
             request = parse_chat(await self._executor.run(parse_object, raw))
         else:
             request = parse_chat(parse_object(raw))
         del raw
-        text = report(await _unless_gone(self._measure_all(request), receive))
+        text = report(await unless_gone(self._measure_all(request), receive))
         completion = _Completion(f"chatcmpl-{self._token_hex(16)}", int(self._clock()), text)
         if not request.is_streamed:
             await JsonReply(completion.whole())(scope, receive, send)
@@ -192,36 +185,24 @@ class Inspector:
         """Measure what `field` names; bytes that are `known` are not measured twice."""
         if field.value.startswith(HANDLE_SCHEME):
             async with self._open_media(field.value.removeprefix(HANDLE_SCHEME)) as media:
-                return await self._measured(
-                    media.file,
-                    media.filename,
-                    media.mime_type,
-                    media.size_bytes,
-                    media.digest,
-                    known,
-                )
+                return await self._measured(media, known)
         start = _inline_start(field)
         with tempfile.TemporaryFile(dir=self._spool_dir, buffering=0) as file:
             head, size_bytes, digest = await self._executor.run(_decode, field.value, start, file)
             mime_type = _inline_type(head, size_bytes, field.kind)
-            return await self._measured(file.fileno(), None, mime_type, size_bytes, digest, known)
+            media = OpenedMedia(file.fileno(), None, mime_type, size_bytes, digest)
+            return await self._measured(media, known)
 
-    async def _measured(
-        self,
-        file: BinaryIO | int | Path,
-        filename: str | None,
-        mime_type: str,
-        size_bytes: int,
-        digest: str,
-        known: dict[str, Measured],
-    ) -> Measured:
-        twin = known.get(digest)
+    async def _measured(self, media: OpenedMedia, known: dict[str, Measured]) -> Measured:
+        twin = known.get(media.digest)
         return Measured(
-            filename=filename,
-            mime_type=mime_type,
-            size_bytes=size_bytes,
-            digest=digest,
-            facts=twin.facts if twin else await self._prober.probe(file, mime_type=mime_type),
+            filename=media.filename,
+            mime_type=media.mime_type,
+            size_bytes=media.size_bytes,
+            digest=media.digest,
+            facts=twin.facts
+            if twin
+            else await self._prober.probe(media.file, mime_type=media.mime_type),
         )
 
 
@@ -274,32 +255,6 @@ class _Completion:
 def _allow(scope: Scope, *methods: str) -> None:
     if scope["method"] not in methods:
         raise MethodNotAllowed(f"This path takes {' and '.join(methods)}.", allow=methods)
-
-
-async def _unless_gone(work: Awaitable[_T], receive: Receive) -> _T:
-    """The result of `work`, which is cancelled when the client leaves.
-
-    Raises:
-        ClientGone: It did.
-    """
-
-    async def gone() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(gone())
-    try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientGone
-        return working.result()
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.wait((working, leaving))
-        for task in (working, leaving):
-            if not task.cancelled():
-                task.exception()  # marks it as seen
 
 
 def _inline_start(field: MediaField) -> int:
@@ -380,9 +335,8 @@ def _inline_type(head: bytes, size_bytes: int, wanted: MediaKind) -> str:
             f"The inline data is {mime_type}, which is no media that is accepted."
         )
     is_image = mime_type.startswith("image/")
-    if is_image != (
-        wanted is MediaKind.IMAGE
-    ):  # sound and pictures share containers: they are not told apart
+    # Sound and moving pictures share containers: they are not told apart.
+    if is_image != (wanted is MediaKind.IMAGE):
         raise MediaKindMismatch(
             f"The inline data is {mime_type}, which a part for {wanted.value} does not take."
         )

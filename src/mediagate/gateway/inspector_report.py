@@ -7,9 +7,7 @@ from mediagate.media.facts import AudioFacts, FrameFacts, ImageFacts, MediaFacts
 
 _CONTAINERS = {
     "video/mp4": "MP4",
-    "video/x-m4v": "MP4",
     "audio/mp4": "MP4",
-    "audio/x-m4a": "MP4",
     "video/quicktime": "QuickTime",
     "video/3gpp": "3GP",
     "audio/3gpp": "3GP",

@@ -6,12 +6,13 @@ read needlessly costs a parse; one that is not read costs the wall.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from urllib.parse import unquote_to_bytes
 
 from mediagate.core.errors import BodyTooLarge, MalformedBody
 from mediagate.dialects import openai_chat
 from mediagate.dialects.fields import Dialect
+from mediagate.web.asgi import HeaderList
 
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """A body has no meaning in them (RFC 9110 §9.3); routers match them exactly."""
@@ -44,7 +45,7 @@ def media_dialect(method: str, raw_path: bytes) -> Dialect | None:
     return None
 
 
-def check_encoding(headers: Iterable[tuple[bytes, bytes]]) -> None:
+def check_encoding(headers: HeaderList) -> None:
     """Refuse headers that make a server read other text than the bytes in UTF-8.
 
     Raises:

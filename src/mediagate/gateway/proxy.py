@@ -13,12 +13,12 @@ over a new connection in the first place.
 import asyncio
 import re
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
-from multidict import CIMultiDict
 from yarl import URL
 
 from mediagate.core.errors import (
@@ -27,12 +27,19 @@ from mediagate.core.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from mediagate.web.asgi import ClientGone, HeaderList, Receive, Scope, Send, header_values
+from mediagate.web.asgi import (
+    BAD_IN_HEADER_VALUE,
+    ClientGone,
+    HeaderList,
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    header_values,
+)
 
 REPLAY_BYTES = 64 * 1024
 MAX_HEADER_BYTES = 64 * 1024
-
-Headers = list[tuple[bytes, bytes]]
 
 _HOP_BY_HOP = frozenset(
     {
@@ -49,11 +56,9 @@ _HOP_BY_HOP = frozenset(
 )
 # The client library writes Host; Expect was answered by our own server.
 _NOT_SENT = _HOP_BY_HOP | {b"host", b"expect"}
-_NEVER_PASSED = frozenset(
-    {"TRACE", "CONNECT"}
-)  # the one shows headers of ours, the other is for another kind of proxy
+# The one shows headers of ours, the other is for another kind of proxy.
+_NEVER_PASSED = frozenset({"TRACE", "CONNECT"})
 _PATH = re.compile(rb"/[\x21-\x7e]*")
-_CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _OURS_TO_LEAVE_OUT = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
 
@@ -64,8 +69,12 @@ class Proxy:
         upstream: Its base URL, without `/v1` at the end: `/v1/x` here is `<upstream>/v1/x` there.
         authorization: Replaces the client's `Authorization`; None: it does not.
         drop_authorization: Whether the client's is kept from the upstream.
-        connect_timeout_s: How long a connection may take to come about. Nothing else is timed: answers take long.
+        connect_timeout_s: How long a connection may take to come about.
+        stall_timeout_s: How long the upstream may refuse to take the next piece of a body. Answers are not timed.
     """
+
+    _pooled: aiohttp.ClientSession
+    _fresh: aiohttp.ClientSession
 
     def __init__(
         self,
@@ -74,24 +83,23 @@ class Proxy:
         authorization: str | None = None,
         drop_authorization: bool = False,
         connect_timeout_s: float = 10.0,
+        stall_timeout_s: float = 60.0,
     ) -> None:
         self._root = upstream.rstrip("/")
         self._authorization = authorization
         self._drop_authorization = drop_authorization or authorization is not None
         self._connect_timeout_s = connect_timeout_s
-        self._pooled: aiohttp.ClientSession | None = None
-        self._fresh: aiohttp.ClientSession | None = None
+        self._stall_timeout_s = stall_timeout_s
 
     async def start(self) -> None:
-        """Make ready; nothing is connected before the first request."""
+        """Make ready, on the event loop that will serve; nothing is connected before the first request."""
         self._pooled = self._session(reuses=True)
         self._fresh = self._session(reuses=False)
 
     async def close(self) -> None:
         """Close all connections."""
-        for session in (self._pooled, self._fresh):
-            if session is not None:
-                await session.close()
+        await self._pooled.close()
+        await self._fresh.close()
 
     def _session(self, *, reuses: bool) -> aiohttp.ClientSession:
         trace = aiohttp.TraceConfig()
@@ -119,20 +127,23 @@ class Proxy:
             raise NotSupported(f"{scope['method']} is not passed on.")
         if not _PATH.fullmatch(scope["raw_path"]):
             raise MalformedBody("The request target is no path.")
-        request = _Request(scope, receive)
+        request = _Request(scope, receive, stall_timeout_s=self._stall_timeout_s)
         await request.begin()
         relay = asyncio.create_task(self._relay(request, send))
-        gone = asyncio.create_task(request.client_gone())
+        given_up = asyncio.create_task(request.given_up())
         try:
-            done, _ = await asyncio.wait((relay, gone), return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait((relay, given_up), return_when=asyncio.FIRST_COMPLETED)
         finally:
             # Cancelling the relay closes its connection: the upstream stops working for nobody.
             relay.cancel()
-            gone.cancel()
-            await asyncio.wait((relay, gone))
-        if relay not in done:
+            given_up.cancel()
+            await asyncio.wait((relay, given_up))
+        if relay in done:
+            relay.result()
+        elif request.is_stalled:
+            raise UpstreamTimeout("The inference server stopped taking the request.")
+        else:
             raise ClientGone
-        relay.result()
 
     async def _relay(self, request: "_Request", send: Send) -> None:
         response = await self._ask(request)
@@ -150,8 +161,6 @@ class Proxy:
 
     async def _ask(self, request: "_Request") -> aiohttp.ClientResponse:
         """Send the request and read the head of the answer."""
-        assert self._pooled is not None  # noqa: S101 - for the type checker: `start` came first
-        assert self._fresh is not None  # noqa: S101
         if request.replay is None:
             return await self._send(self._fresh, request, _Attempt())
         attempt = _Attempt()
@@ -185,16 +194,17 @@ class Proxy:
             attempt.is_unanswered = _is_unanswered(exc)
             raise UpstreamUnreachable(message) from exc
 
-    def _request_headers(self, request: "_Request") -> "CIMultiDict[str]":
+    def _request_headers(self, request: "_Request") -> list[tuple[str, str]]:
         left_out = _NOT_SENT | _named_by_connection(request.headers)
         if self._drop_authorization:
             left_out |= {b"authorization"}
-        headers: CIMultiDict[str] = CIMultiDict()
-        for name, value in request.headers:
-            if name.lower() not in left_out:
-                headers.add(name.decode("latin-1"), _text(value))
+        headers = [
+            (name.decode("latin-1"), _text(value))
+            for name, value in request.headers
+            if name.lower() not in left_out
+        ]
         if self._authorization is not None:
-            headers.add("authorization", self._authorization)
+            headers.append(("authorization", self._authorization))
         return headers
 
 
@@ -220,16 +230,19 @@ class _Request:
 
     Attributes:
         replay: The whole body, if it is short enough to be sent twice.
-        is_client_gone: The client left before its body was complete.
+        is_client_gone: The client left.
+        is_stalled: The upstream did not take the body.
     """
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
+    def __init__(self, scope: Scope, receive: Receive, *, stall_timeout_s: float) -> None:
         self.method: str = scope["method"]
         self.headers: Headers = scope["headers"]
         query: bytes = scope["query_string"]
         self.target: str = (scope["raw_path"] + (b"?" + query if query else b"")).decode("latin-1")
         self.replay: bytes | None = None
         self.is_client_gone = False
+        self.is_stalled = False
+        self._stall_timeout_s = stall_timeout_s
         self._receive = receive
         self._first = b""
         self._more = True
@@ -260,7 +273,8 @@ class _Request:
         return self.replay or None
 
     async def _stream(self) -> AsyncIterator[bytes]:
-        yield self._first
+        with self._impatience():
+            yield self._first
         self._first = b""
         while self._more:
             message = await self._receive()
@@ -270,13 +284,27 @@ class _Request:
                 raise ClientGone
             self._more = message.get("more_body", False)
             if message.get("body"):
-                yield message["body"]
+                with self._impatience():
+                    yield message["body"]
         self._body_over.set()
 
-    async def client_gone(self) -> None:
-        """Return when the client has left."""
+    @contextmanager
+    def _impatience(self) -> Iterator[None]:
+        """Give up unless the piece that is yielded inside is taken in time; nobody listens to the client meanwhile."""
+        timer = asyncio.get_running_loop().call_later(self._stall_timeout_s, self._give_up)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _give_up(self) -> None:
+        self.is_stalled = True
+        self._body_over.set()
+
+    async def given_up(self) -> None:
+        """Return when the client has left or the upstream has stalled."""
         await self._body_over.wait()
-        while not self.is_client_gone:
+        while not (self.is_client_gone or self.is_stalled):
             message = await self._receive()
             self.is_client_gone = message["type"] == "http.disconnect"
 
@@ -298,7 +326,7 @@ def _response_headers(response: aiohttp.ClientResponse) -> Headers:
     lines = response.raw_headers
     codings = header_values(lines, b"transfer-encoding")
     is_sound = 200 <= response.status <= 999 and not any(
-        _CONTROLS.search(value) for _, value in lines
+        BAD_IN_HEADER_VALUE.search(value) for _, value in lines
     )
     if not is_sound or any(coding.strip().lower() != b"chunked" for coding in codings):
         raise UpstreamUnreachable(

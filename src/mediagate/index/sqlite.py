@@ -34,6 +34,8 @@ _WRITE = "BEGIN IMMEDIATE"
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _RETRY_S = 0.01
 
+_ROOM_BYTES = 4 * 1024**2  # as much as the log grows before SQLite empties it
+
 
 class Sqlite:
     """Runs transactions on one SQLite file.
@@ -54,7 +56,10 @@ class Sqlite:
         self._soon: list[sa.Connection] = []
         self._readers: list[sa.Connection] = []
         self._engine = sa.create_engine(
-            "sqlite://", creator=self._connect_raw, poolclass=sa.NullPool
+            "sqlite://",
+            creator=self._connect_raw,
+            poolclass=sa.NullPool,
+            hide_parameters=True,  # they hold ids; an error that is logged must not
         )
         sa.event.listen(self._engine, "begin", _begin)
 
@@ -130,6 +135,21 @@ class Sqlite:
             self._readers.extend(self._connect(_READ, synchronous=normal) for _ in range(READERS))
             with self._durably[0].begin():
                 upgrade(self._durably[0])
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Grow the file and its log once: leases, deletions and sweeps write even when the disk is full.
+
+        Downloads need leases, and only deletions make room again.
+        """
+        cursor = self._soon[0].connection.cursor()
+        with contextlib.suppress(
+            sqlite3.OperationalError
+        ):  # full already, or another process does it now
+            cursor.execute("CREATE TABLE IF NOT EXISTS room (bytes BLOB)")
+            cursor.execute("INSERT INTO room VALUES (zeroblob(?))", (_ROOM_BYTES,))
+        with contextlib.suppress(sqlite3.OperationalError):
+            cursor.execute("DROP TABLE IF EXISTS room")
 
     def _create_file(self) -> None:
         try:

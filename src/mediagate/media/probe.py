@@ -35,13 +35,11 @@ from mediagate.media.facts import FactsError, MediaFacts, load_object, parse_fac
 
 READERS: Mapping[str, str] = {
     "video/mp4": "av:mov",
-    "video/x-m4v": "av:mov",
     "video/quicktime": "av:mov",
     "video/3gpp": "av:mov",
     "video/3gpp2": "av:mov",
     "audio/mp4": "av:mov",
     "audio/3gpp": "av:mov",
-    "audio/x-m4a": "av:mov",
     "video/webm": "av:matroska",
     "audio/webm": "av:matroska",
     "video/x-matroska": "av:matroska",
@@ -140,7 +138,7 @@ class Prober:
             UnsupportedMedia: There is no reader for the type.
             UnreadableMedia: It does not decode within the limits.
             FileNotFound: The path leads nowhere.
-        NotSupported: Pillow or PyAV is not installed.
+            NotSupported: Pillow or PyAV is not installed.
         """
         reader = READERS.get(mime_type)
         if reader is None:
@@ -233,9 +231,8 @@ async def _end(process: Process, output: StreamReader) -> None:
     """Kill what still runs of the child, and wait until it is gone."""
     if process.returncode is None:
         with suppress(ProcessLookupError):
-            os.killpg(
-                process.pid, signal.SIGKILL
-            )  # a session of its own: what it started ends, too
+            # A session of its own: what it started ends, too.
+            os.killpg(process.pid, signal.SIGKILL)
     while await output.read(MAX_ANSWER_BYTES):
         pass  # a full pipe would keep the transport open
     await process.wait()

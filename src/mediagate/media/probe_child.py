@@ -43,7 +43,6 @@ NEAR_S = 5
 ESTIMATED = ("aac", "mpeg")
 """Formats that carry no duration; FFmpeg guesses, and is wrong by a second or by half in short program streams."""
 
-
 DECODED_VIDEO = (
     "av1,libdav1d,h264,hevc,vp8,libvpx,vp9,libvpx-vp9,mpeg1video,mpeg2video,mpeg4,msmpeg4,msmpeg4v2,h263,flv,"
     "mjpeg,theora,prores,dnxhd,ffv1,wmv1,wmv2,wmv3,vc1,rawvideo"
@@ -153,7 +152,8 @@ def measure_image(source: io.BufferedReader, image_format: str, limits: Limits) 
         WebPImagePlugin,
     )
 
-    del AvifImagePlugin, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # loading registers them
+    # Loading is all: plugins register themselves, and behind `seal` no module can be read any more.
+    del AvifImagePlugin, ImageStat, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin
     Image.preinit()
     warnings.simplefilter("ignore")
     Image.MAX_IMAGE_PIXELS = limits.max_pixels
@@ -167,22 +167,7 @@ def measure_image(source: io.BufferedReader, image_format: str, limits: Limits) 
     facts = {"format": image_format, "width": width, "height": height, "mode": image.mode}
     orientation = image.getexif().get(0x0112)
     frame_count = getattr(image, "n_frames", 1)
-    frames: list[Json] = []
-    undecoded = 0
-    for number in sorted(
-        {frame_count * (2 * i + 1) // (2 * limits.samples) for i in range(limits.samples)}
-    ):
-        if frames and time.monotonic() > _deadline(limits):
-            break
-        try:
-            image.seek(number)
-            mean = ImageStat.Stat(_over_white(image)).mean
-        except (OSError, SyntaxError, ValueError, EOFError):
-            undecoded += 1
-            continue
-        frames.append({"number": number + 1, "at_s": None, "rgb": [round(value) for value in mean]})
-    if not frames:
-        raise Refused("unreadable")
+    frames, undecoded = _sample(image, frame_count, limits)
     return {
         "container": None,
         "duration_s": None,
@@ -197,6 +182,28 @@ def measure_image(source: io.BufferedReader, image_format: str, limits: Limits) 
         "frames": frames,
         "undecoded_samples": undecoded,
     }
+
+
+def _sample(image: "Image.Image", frame_count: int, limits: Limits) -> tuple[list[Json], int]:
+    """Frames spread over the whole image, and how many of those looked at did not decode."""
+    from PIL import ImageStat
+
+    spread = {frame_count * (2 * i + 1) // (2 * limits.samples) for i in range(limits.samples)}
+    frames: list[Json] = []
+    undecoded = 0
+    for number in sorted(spread):
+        if frames and time.monotonic() > _deadline(limits):
+            break
+        try:
+            image.seek(number)
+            mean = ImageStat.Stat(_over_white(image)).mean
+        except (OSError, SyntaxError, ValueError, EOFError):
+            undecoded += 1
+            continue
+        frames.append({"number": number + 1, "at_s": None, "rgb": [round(value) for value in mean]})
+    if not frames:
+        raise Refused("unreadable")
+    return frames, undecoded
 
 
 def _over_white(image: "Image.Image") -> "Image.Image":
@@ -516,9 +523,7 @@ def main() -> None:
         answer = {"refused": "memory"}
     except OSError as error:  # a library reached for a file: no fault of the media
         answer = {"refused": "sealed" if error.errno == errno.EMFILE else "unreadable"}
-    except (
-        Exception
-    ):  # hostile bytes make the libraries raise anything; what they say is for nobody
+    except Exception:  # hostile bytes make libraries raise anything; what they say is for nobody
         answer = {"refused": "unreadable"}
     os.write(1, json.dumps(answer, allow_nan=False).encode())
     os._exit(0)  # nothing of the libraries runs again

@@ -1,1 +1,1 @@
-"""Listeners of core events and of requests."""
+"""Listeners: what is written down about requests."""

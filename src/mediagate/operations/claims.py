@@ -65,12 +65,16 @@ class Claims:
         return Hold(self, lease_id, files)
 
     async def end(self, lease_id: LeaseId) -> None:
-        """Give a lease back, and remove what was only waiting for that."""
+        """Give a lease back, and remove what was only waiting for that; a failure of this is logged."""
         self._leases.discard(lease_id)
         await complete(self._release(lease_id))
 
     async def _release(self, lease_id: LeaseId) -> None:
-        await self._remover.remove(await self._index.release(lease_id, now=self._clock()))
+        try:
+            await self._remover.remove(await self._index.release(lease_id, now=self._clock()))
+        except Exception:
+            # No reason to fail the request that ends here.
+            logger.exception("a lease was not given back; it lapses by itself")
 
     def add_reservation(self, file_id: FileId) -> None:
         """Keep a reservation alive."""

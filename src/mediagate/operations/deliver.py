@@ -2,6 +2,7 @@
 
 import secrets
 from binascii import b2a_base64
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -103,14 +104,21 @@ def content_length(pieces: Iterable[Piece]) -> int:
 async def stream(pieces: Iterable[Piece], *, open_blob: OpenBlob) -> AsyncGenerator[bytes, None]:
     """The body; files are read and encoded chunk by chunk, one at a time.
 
+    Nothing is kept of what was taken, while the caller waits for something else.
+
     A file that is named twice is read twice: the second time out of the page cache, never out of our memory.
 
     Raises:
         InternalError: A blob is not as long as its row says, so the announced length cannot be kept.
     """
-    for piece in pieces:
+    left = deque(pieces)
+    del pieces
+    while left:
+        piece = left.popleft()
         if isinstance(piece, bytes):
-            yield piece
+            handed_over = [piece]
+            del piece
+            yield handed_over.pop()
             continue
         reader = await open_blob(piece.file)
         try:

@@ -149,6 +149,7 @@ class Receive:
         self._reserved_bytes = 0
         self._sink: BlobSink | None = None
         self._mime_type = ""
+        self._may_be_visible = False
         self._is_finished = False
         self._began_at = receiver.clock()
 
@@ -187,7 +188,7 @@ class Receive:
         if len(self._head) >= HEAD_BYTES:
             await self._begin(is_whole=False)
 
-    async def _begin(self, *, is_whole: bool) -> None:
+    async def _begin(self, *, is_whole: bool) -> BlobSink:
         """Judge the type, then make the row, then the blob."""
         head = bytes(self._head)
         mime_type = await self._receiver.sniff(head[:HEAD_BYTES], is_whole)
@@ -204,9 +205,10 @@ class Receive:
         )
         claims.add_reservation(self._id)
         await self._reserve(len(head))
-        self._sink = await self._receiver.blobs.create(self._blob)
-        await self._sink.write(head)
+        sink = self._sink = await self._receiver.blobs.create(self._blob)
+        await sink.write(head)
         self._head.clear()
+        return sink
 
     async def _store(self, sink: BlobSink, chunk: Buffer) -> None:
         missing = self._size_bytes - self._reserved_bytes
@@ -247,11 +249,10 @@ class Receive:
         if self._size_bytes == 0:
             message = "The file is empty."
             raise EmptyFile(message, param="file")
-        if self._sink is None:
-            await self._begin(is_whole=True)
+        sink = self._sink or await self._begin(is_whole=True)
         lifetime = lifetime or self._receiver.limits.lifetime
         # From here a cancellation waits: the bytes and the row become durable together or not at all.
-        file = await complete(self._commit(filename, purpose, lifetime))
+        file = await complete(self._commit(sink, filename, purpose, lifetime))
         elapsed_s = self._receiver.clock() - self._began_at
         self._receiver.observer(
             FileReceived(
@@ -265,10 +266,9 @@ class Receive:
         return file
 
     async def _commit(
-        self, filename: str | None, purpose: Purpose, lifetime: Lifetime
+        self, sink: BlobSink, filename: str | None, purpose: Purpose, lifetime: Lifetime
     ) -> FileObject:
-        assert self._sink is not None  # noqa: S101 - `finish` has begun it; for the type checker
-        stored = await self._sink.finish()
+        stored = await sink.finish()
         now = self._receiver.clock()
         file = FileObject(
             id=self._id,
@@ -284,17 +284,19 @@ class Receive:
             expires_at=lifetime.expires_at(int(now)),
             ttl_s=lifetime.ttl_s,
         )
+        self._may_be_visible = True
         await self._receiver.index.commit(file)
         self._is_finished = True
         return file
 
     async def _abort(self) -> None:
-        """Remove the row if it is still reserved; then the bytes, if no row names them any more."""
+        """Remove the row if it is still reserved, and the bytes unless a row names them."""
         index = self._receiver.index
+        if self._sink is not None and not self._may_be_visible:
+            # First, and whatever the index says: on a full disk that can write only when there is room again.
+            await self._sink.abort()
         await index.abandon(self._id)
         if await index.without_row((self._blob,)):
-            if self._sink is not None:
-                await self._sink.abort()
             await self._receiver.blobs.delete(self._blob)
 
 

@@ -2,7 +2,7 @@
 
 class TestMyDriver(BlobConformance):
     @pytest.fixture
-    async def driver(self):
+    async def driver(self) -> AsyncIterator[BlobDriver]:
         driver = MyDriver(...)
         await driver.open()
         yield driver
@@ -205,9 +205,3 @@ class BlobConformance:
 
         assert [await content(driver, key) for key in written] == contents
         assert await keys(driver) == sorted(written)
-
-    async def test_free_bytes_is_a_number_or_unknown(self, driver: BlobDriver) -> None:
-        """Room left, if the medium can tell."""
-        free = await driver.free_bytes()
-
-        assert free is None or free >= 0

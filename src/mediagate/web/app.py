@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from mediagate.core.errors import RouteNotFound
 from mediagate.core.scopes import Principal
 from mediagate.web.asgi import ASGIApp, Receive, Scope, Send
 from mediagate.web.auth import Authenticator
@@ -66,8 +65,3 @@ class WebApp:
             if values is not None:
                 return route, values
         return None
-
-
-async def nothing_else(scope: Scope, _receive: Receive, _send: Send) -> None:
-    """Stands behind the routes where no other app does."""
-    raise RouteNotFound(f"There is nothing at {scope['method']} of this path.")

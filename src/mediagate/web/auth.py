@@ -21,11 +21,6 @@ class Authenticator:
         self._salt = secrets.token_bytes(32)
         self._digests = [self._digest(key.encode()) for key in keys]
 
-    @property
-    def is_required(self) -> bool:
-        """Whether callers need a key."""
-        return bool(self._digests)
-
     def principal_of(self, headers: HeaderList) -> Principal:
         """Who calls.
 

@@ -2,23 +2,30 @@
 
 **Early replies.** An answer that is ready before the request body has come is sent at once and whole; then the rest of
 the body is drained, up to a bound, and the connection closes. Closing first would reset the connection under a client
-that still sends, and it would never read the answer.
+that still sends, and it would never read the answer. Our own server does that itself (`LINGERS`); here it is done for
+every other one.
 """
 
 import asyncio
 import contextlib
 import logging
 import time
-from typing import Protocol
+from collections.abc import Callable
 
-from mediagate.web.asgi import ASGIApp, ClientGone, Message, Receive, Scope, Send, header_values
+from mediagate.observe.logs import Access
+from mediagate.web.asgi import (
+    LINGERS,
+    ASGIApp,
+    ClientGone,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    header_values,
+)
 from mediagate.web.errors import render, translate
 
 logger = logging.getLogger(__name__)
-
-
-class ResponseBroken(Exception):
-    """An answer could not be completed: the HTTP server has to break the connection, and need not say more."""
 
 
 DRAIN_BYTES = 8 * 1024**2
@@ -26,30 +33,12 @@ DRAIN_S = 2.0
 
 _CLIENT_GONE = 499  # nginx's number for it; never sent
 
+OnAccess = Callable[[Access], None]
+"""Told of each request when it is over."""
 
-class OnAccess(Protocol):
-    """Told of each request when it is over."""
 
-    def __call__(
-        self,
-        *,
-        method: str,
-        raw_path: str,
-        status: int,
-        received_bytes: int,
-        sent_bytes: int,
-        elapsed_s: float,
-    ) -> None:
-        """Take note.
-
-        Args:
-            method: As sent.
-            raw_path: As sent, percent-encoding and all; may hold capability ids: mask it before it is written.
-            status: Of the answer; 499: the client left before there was one.
-            received_bytes: Of the request body.
-            sent_bytes: Of the response body.
-            elapsed_s: From the request's head to the end of the answer.
-        """
+class ResponseBroken(Exception):
+    """An answer could not be completed: the HTTP server has to break the connection; the log has the reason."""
 
 
 class Edge:
@@ -69,34 +58,35 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send)
+        watched = _Watched(scope, receive, send)
         try:
-            await self._answer(exchange)
+            await self._answer(watched)
         finally:
-            exchange.report(self._on_access)
+            self._on_access(watched.access())
 
-    async def _answer(self, exchange: "_Exchange") -> None:
+    async def _answer(self, watched: "_Watched") -> None:
         try:
-            await self._app(exchange.scope, exchange.receive, exchange.send)
+            await self._app(watched.scope, watched.receive, watched.send)
         except ClientGone:
             return
         except Exception as exc:
-            error = translate(exc)
-            if error is not exc and not isinstance(exc, OSError):
-                logger.exception("an error nobody handled")
-            if exchange.status:
+            if watched.status:
                 # Half an answer is out: only a broken connection tells the client the truth.
+                logger.exception("an answer broke off")
                 raise ResponseBroken from exc
+            error = translate(exc)
+            if error is not exc:
+                logger.exception("an error nobody handled")
             status, headers, body = render(error)
-            await exchange.send(
+            await watched.send(
                 {"type": "http.response.start", "status": status, "headers": headers}
             )
-            if exchange.scope["method"] == "HEAD":
+            if watched.scope["method"] == "HEAD":
                 body = b""
-            await exchange.send({"type": "http.response.body", "body": body})
+            await watched.send({"type": "http.response.body", "body": body})
 
 
-class _Exchange:
+class _Watched:
     """One request and its answer, watched."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,6 +106,7 @@ class _Exchange:
         self._waits_for_continue = b"100-continue" in [
             value.lower() for value in header_values(headers, b"expect")
         ]
+        self._server_lingers = LINGERS in scope.get("extensions", ())
 
     async def receive(self) -> Message:
         self._waits_for_continue = False
@@ -137,24 +128,32 @@ class _Exchange:
                 }
         elif message["type"] == "http.response.body":
             self._sent_bytes += len(message.get("body", b""))
-            if not message.get("more_body", False) and not self._is_body_complete:
-                await self._send({**message, "more_body": True})
+            if not message.get("more_body", False) and self._has_to_drain():
+                await self._pass({**message, "more_body": True})
                 await self._drain()
                 message = {"type": "http.response.body"}
-        await self._send(message)
+        await self._pass(message)
+
+    async def _pass(self, message: Message) -> None:
+        try:
+            await self._send(message)
+        except OSError as exc:  # ASGI HTTP 2.4: what a server raises when the client has left
+            raise ClientGone from exc
+
+    def _has_to_drain(self) -> bool:
+        """Whether the client still sends; one that waits for `100 Continue` does not."""
+        return not (self._is_body_complete or self._waits_for_continue or self._server_lingers)
 
     async def _drain(self) -> None:
-        """Take what the client still sends, within the bounds; one that waits for `100 Continue` sends nothing."""
-        if self._waits_for_continue:
-            return
+        """Take what the client still sends, within the bounds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
                 bound = self._received_bytes + DRAIN_BYTES
                 while not self._is_body_complete and self._received_bytes < bound:
                     await self.receive()
 
-    def report(self, on_access: OnAccess) -> None:
-        on_access(
+    def access(self) -> Access:
+        return Access(
             method=self.scope["method"],
             raw_path=self.scope["raw_path"].decode("latin-1"),
             status=self.status or _CLIENT_GONE,

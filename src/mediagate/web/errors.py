@@ -1,6 +1,5 @@
 """The one map from errors to HTTP."""
 
-import json
 from typing import Any
 
 from mediagate.blobs.driver import DiskFullError
@@ -23,8 +22,8 @@ from mediagate.core.errors import (
     UpstreamUnreachable,
 )
 from mediagate.index.driver import IndexBusyError, IndexFullError, ReservationLostError
-
-Headers = list[tuple[bytes, bytes]]
+from mediagate.web.asgi import Headers
+from mediagate.web.replies import json_body
 
 STATUS: dict[type[MediagateError], int] = {
     InvalidRequest: 400,
@@ -85,15 +84,8 @@ def headers_of(error: MediagateError) -> Headers:
 
 def render(error: MediagateError) -> tuple[int, Headers, bytes]:
     """Status, headers and body of the answer to `error`."""
-    body = json.dumps(body_of(error), ensure_ascii=False, separators=(",", ":")).encode(
-        errors="replace"
-    )
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
-        *headers_of(error),
-    ]
-    return status_of(error), headers, body
+    headers, body = json_body(body_of(error))
+    return status_of(error), headers + headers_of(error), body
 
 
 def translate(error: Exception) -> MediagateError:

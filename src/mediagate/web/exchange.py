@@ -7,11 +7,19 @@ import re
 from typing import Protocol
 
 from mediagate.core.errors import MediagateError
-from mediagate.web.asgi import ASGIApp, ClientGone, HeaderList, Message, Scope
-from mediagate.web.errors import Headers, render, translate
+from mediagate.web.asgi import (
+    BAD_IN_HEADER_VALUE,
+    ASGIApp,
+    ClientGone,
+    HeaderList,
+    Headers,
+    Message,
+    Scope,
+)
+from mediagate.web.edge import ResponseBroken
+from mediagate.web.errors import render, translate
 
 _HEADER_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_BAD_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _WORTH_JOINING_BYTES = 16 * 1024
 _NO_BODY = frozenset({204, 304})
 
@@ -253,7 +261,7 @@ class Exchange:
             self._connection.write(head)
 
     async def _fail(self, error: Exception) -> None:
-        if not isinstance(error, MediagateError):
+        if not isinstance(error, MediagateError | ResponseBroken):
             logger.error("A request failed", exc_info=error)
         if self._is_gone or self.response_complete:
             return
@@ -274,7 +282,7 @@ def serialise_head(status: int, headers: Headers) -> bytes:
     """
     parts = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
     for name, value in headers:
-        if not _HEADER_NAME.fullmatch(name) or _BAD_IN_VALUE.search(value):
+        if not _HEADER_NAME.fullmatch(name) or BAD_IN_HEADER_VALUE.search(value):
             raise RuntimeError("A response header holds characters that no header may hold.")
         parts += (name, b": ", value, b"\r\n")
     parts.append(b"\r\n")

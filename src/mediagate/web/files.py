@@ -5,13 +5,13 @@ from urllib.parse import quote
 
 from python_multipart.multipart import parse_options_header
 
-from mediagate.core.errors import FileTooLarge, InvalidValue, RangeNotSatisfiable
+from mediagate.core.errors import FileTooLarge, InvalidValue, MalformedBody, RangeNotSatisfiable
 from mediagate.core.expiry import Lifetime
 from mediagate.core.files import FileObject
 from mediagate.operations.files import Files
 from mediagate.operations.receive import Receive, Receiver
 from mediagate.web import wire
-from mediagate.web.asgi import header_values
+from mediagate.web.asgi import Headers, header_values
 from mediagate.web.multipart import (
     FileBegin,
     FileChunk,
@@ -21,14 +21,17 @@ from mediagate.web.multipart import (
     boundary_of,
 )
 from mediagate.web.ranges import parse_range
-from mediagate.web.replies import Headers, JsonReply, Reply, StreamReply
+from mediagate.web.replies import JsonReply, Reply, StreamReply
 from mediagate.web.routing import Request, Route
 
 FORM_OVERHEAD_BYTES = 1024**2
 """What a form may hold beside the file."""
 
+_MAX_CONTENT_TYPE_BYTES = 1024  # its parser takes quadratic time
+
 _RAW_TYPES = (b"application/octet-stream", b"image/", b"audio/", b"video/")
-_FIELDS = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
+_ANCHOR, _SECONDS = "expires_after[anchor]", "expires_after[seconds]"
+_FIELDS = ("purpose", _ANCHOR, _SECONDS)
 
 
 class FilesApi:
@@ -58,6 +61,8 @@ class FilesApi:
     async def upload(self, request: Request) -> Reply:
         """Receive one file, as a form or as the raw body."""
         content_type = b"".join(header_values(request.headers, b"content-type")[:1])
+        if len(content_type) > _MAX_CONTENT_TYPE_BYTES:
+            raise MalformedBody("The Content-Type is too long.", param="content-type")
         media_type, _ = parse_options_header(content_type)
         if media_type == b"multipart/form-data":
             file = await self._receive_form(request, boundary_of(content_type))
@@ -197,12 +202,15 @@ class _Form:
         if self._filename is not None:
             raise InvalidValue("One request takes one file: 'file' is given twice.", param="file")
         self._filename = begin.filename
-        if _FIELDS[1] in self._fields and _FIELDS[2] in self._fields:
+        if _ANCHOR in self._fields and _SECONDS in self._fields:
             self._lifetime()
 
     def _lifetime(self) -> Lifetime | None:
-        anchor, seconds = (self._fields.get(name) for name in _FIELDS[1:])
-        return wire.parse_expires_after(anchor, seconds, max_seconds=self._max_expires_after_s)
+        return wire.parse_expires_after(
+            self._fields.get(_ANCHOR),
+            self._fields.get(_SECONDS),
+            max_seconds=self._max_expires_after_s,
+        )
 
     async def finish(self, receive: Receive) -> FileObject:
         """All parts have come."""

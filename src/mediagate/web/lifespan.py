@@ -24,6 +24,6 @@ async def serve_lifespan(
         phase = "shutdown" if started else "startup"
         if started:
             logger.exception("the shutdown failed")
-        await send({"type": f"lifespan.{phase}.failed", "message": str(exc)})
+        await send({"type": f"lifespan.{phase}.failed", "message": str(exc) or repr(exc)})
     else:
         await send({"type": "lifespan.shutdown.complete"})

@@ -5,7 +5,6 @@ the limits and the meaning (RFC 7578): a part with a filename is a file, any oth
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -18,6 +17,7 @@ MAX_TEXTS = 100
 MAX_TEXT_BYTES = 1024**2
 _MAX_HEADER_BYTES = 8 * 1024
 _MAX_HEADERS = 16
+_MAX_PARAMETERS = 16  # of a Content-Disposition: its parser takes quadratic time
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class FormParser:
         self._headers: dict[bytes, bytes] = {}
         self._name = ""
         self._text: bytearray | None = None
-        self._state: Literal["parts", "end"] = "parts"
+        self._is_complete = False
         self._parser = MultipartParser(
             boundary,
             {
@@ -112,7 +112,7 @@ class FormParser:
         Raises:
             MalformedBody: The final boundary has not come: something is missing.
         """
-        if self._state != "end":
+        if not self._is_complete:
             message = (
                 "The multipart body ends before its final boundary: it was cut off. Send it again."
             )
@@ -140,7 +140,10 @@ class FormParser:
         if encoding not in {b"binary", b"8bit", b"7bit"}:
             message = "Content-Transfer-Encoding is not supported in forms (RFC 7578 §4.7). Send the bytes as they are."
             raise MalformedBody(message)
-        kind, options = parse_options_header(self._headers.get(b"content-disposition"))
+        disposition = self._headers.get(b"content-disposition", b"")
+        if disposition.count(b";") > _MAX_PARAMETERS:
+            raise MalformedBody("A Content-Disposition of the form has too many parameters.")
+        kind, options = parse_options_header(disposition)
         if kind != b"form-data" or b"name" not in options:
             message = "A part of the form has no 'Content-Disposition: form-data; name=…' header."
             raise MalformedBody(message)
@@ -170,7 +173,7 @@ class FormParser:
             self._text = None
 
     def _on_end(self) -> None:
-        self._state = "end"
+        self._is_complete = True
 
 
 def _decode(raw: bytes) -> str:

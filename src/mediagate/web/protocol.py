@@ -4,8 +4,7 @@ Why our own: uvicorn's copies every body byte twice more (five times the CPU per
 time and size of a request's head, answers bad framing with plain text, and closes while the client still sends, so
 that the client reads a reset instead of the answer. Two rules hold it together:
 
-1. **Framing is judged before the application runs.** Anything but one Content-Length or `Transfer-Encoding: chunked`
-   is refused; llhttp refuses both together, duplicates and signs.
+1. **Framing is judged before the application runs**: see `framing`.
 2. **Memory per connection is bounded**: reading stops at `HIGH_WATER_BYTES` of body that nobody has taken, and while
    a pipelined request waits, of which there are few; `send` waits while the client does not read.
 
@@ -16,7 +15,6 @@ import asyncio
 import contextlib
 import socket
 import struct
-import types
 import urllib.parse
 from collections import deque
 from dataclasses import dataclass
@@ -28,12 +26,13 @@ from mediagate.core.errors import (
     HeadersTooLarge,
     MalformedBody,
     MediagateError,
-    NotSupported,
     ReceiveTimeout,
 )
-from mediagate.web.asgi import ASGIApp
-from mediagate.web.errors import Headers, render
+from mediagate.web.asgi import LINGERS, ASGIApp, Headers, header_values
+from mediagate.web.edge import DRAIN_BYTES, DRAIN_S
+from mediagate.web.errors import render
 from mediagate.web.exchange import Exchange, serialise_head
+from mediagate.web.framing import Refused, body_parser, check_framing, has_body, split_target
 
 HIGH_WATER_BYTES = 64 * 1024
 """One read of a fast client exceeds it, so that one chunk waits while another is worked on; more was no faster."""
@@ -59,8 +58,8 @@ class EdgeLimits:
     max_head_bytes: int = 64 * 1024
     head_timeout_s: float = 15.0
     keep_alive_s: float = 75.0
-    linger_bytes: int = 8 * 1024 * 1024
-    linger_s: float = 2.0
+    linger_bytes: int = DRAIN_BYTES
+    linger_s: float = DRAIN_S
 
 
 class ServerState(Protocol):
@@ -69,7 +68,7 @@ class ServerState(Protocol):
     total_requests: int
     connections: set[Any]
     tasks: set[asyncio.Task[None]]
-    default_headers: list[tuple[bytes, bytes]]
+    default_headers: Headers
 
 
 class HttpProtocol(asyncio.Protocol):
@@ -179,19 +178,21 @@ class HttpProtocol(asyncio.Protocol):
         """A header line, or a trailer line: those are dropped."""
         self._count_head(len(name) + len(value) + 4)
         if self._in_head:
-            self._headers.append((name.lower(), value))
+            # The parser leaves blanks at the end, which are none of the value (RFC 9112 §5.1).
+            self._headers.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         """The head is complete: a request begins."""
         if len(self._waiting) >= MAX_WAITING_REQUESTS:
-            raise _Refused(MalformedBody("Too many requests were sent before an answer was read."))
+            raise Refused(MalformedBody("Too many requests were sent before an answer was read."))
         self._in_head = False
         self._head_bytes = 0  # from here on it counts trailers
         self._cancel_timer()
         version = self._parser.get_http_version()
-        raw_path, query = self._judge_target()
-        expects_continue = self._judge_headers(version)
-        self._is_body_passed_over = self._parser.should_upgrade() and _has_body(self._headers)
+        raw_path, query = split_target(self._url)
+        check_framing(self._headers, version=version)
+        expects = [value.strip().lower() for value in header_values(self._headers, b"expect")]
+        self._is_body_passed_over = self._parser.should_upgrade() and has_body(self._headers)
         path = raw_path.decode("ascii")
         exchange = Exchange(
             scope={
@@ -208,10 +209,11 @@ class HttpProtocol(asyncio.Protocol):
                 "server": self._server,
                 "client": self._client,
                 "state": self._app_state.copy(),
+                "extensions": {LINGERS: {}},
             },
             connection=self,
             keep_alive=version == "1.1" and self._parser.should_keep_alive(),
-            expects_continue=expects_continue and version == "1.1",
+            expects_continue=expects[-1:] == [b"100-continue"] and version == "1.1",
         )
         self._arriving = exchange
         if self._answering is None:
@@ -332,7 +334,11 @@ class HttpProtocol(asyncio.Protocol):
                 if self._is_body_passed_over and self._arriving is not None:
                     self._is_body_passed_over = False
                     self._arriving.keep_alive = False  # what follows the body is nobody's
-                    self._parser = _body_parser(self, self._arriving.scope["headers"])
+                    self._parser = body_parser(
+                        self._arriving.scope["headers"],
+                        on_body=self.on_body,
+                        on_message_complete=self.on_message_complete,
+                    )
             else:
                 return
 
@@ -349,37 +355,7 @@ class HttpProtocol(asyncio.Protocol):
     def _count_head(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > self._limits.max_head_bytes:
-            raise _Refused(_head_too_large(self._limits))
-
-    def _judge_target(self) -> tuple[bytes, bytes]:
-        """The raw path and the raw query. RFC 9112 §3.2: origin form, or absolute form whose host is ignored."""
-        try:
-            parts = httptools.parse_url(self._url)
-        except httptools.HttpParserInvalidURLError:
-            raise _Refused(MalformedBody("The request target is no path.")) from None
-        raw_path = cast("bytes | None", parts.path) or b"/"
-        if not raw_path.startswith(b"/"):
-            raise _Refused(MalformedBody("The request target is no path."))
-        return raw_path, cast("bytes | None", parts.query) or b""
-
-    def _judge_headers(self, version: str) -> bool:
-        """Refuse what could be framed in two ways; whether the client waits for `100 Continue`."""
-        expects_continue = False
-        hosts = 0
-        for name, value in self._headers:
-            if name == b"transfer-encoding":
-                # RFC 9112 §6.1: other codings may be refused with 501; with HTTP/1.0 the framing is faulty.
-                if version != "1.1":
-                    raise _Refused(MalformedBody("Transfer-Encoding needs HTTP/1.1."))
-                if value.strip().lower() != b"chunked":
-                    raise _Refused(NotSupported("The only transfer coding here is chunked."))
-            elif name == b"host":
-                hosts += 1
-            elif name == b"expect":
-                expects_continue = value.strip().lower() == b"100-continue"
-        if hosts > 1 or (hosts == 0 and version == "1.1"):
-            raise _Refused(MalformedBody("A request carries exactly one Host header."))
-        return expects_continue
+            raise Refused(_head_too_large(self._limits))
 
     def _on_bad_request(self, error: httptools.HttpParserError) -> None:
         """The parser refused, or one of our callbacks did: then its exception is the context of the parser's."""
@@ -388,7 +364,7 @@ class HttpProtocol(asyncio.Protocol):
             self._stop_after_this()  # bytes after the last request: nobody reads them
             return
         cause = error.__context__
-        if isinstance(cause, _Refused):
+        if isinstance(cause, Refused):
             self._refuse(cause.error)
         else:
             self._refuse(MalformedBody("This is no valid HTTP request."))
@@ -463,32 +439,6 @@ class HttpProtocol(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-class _Refused(Exception):
-    """Raised in a parser callback: the request is answered with `error` and parsing ends."""
-
-    def __init__(self, error: MediagateError) -> None:
-        super().__init__(error.code)
-        self.error = error
-
-
-def _has_body(headers: Headers) -> bool:
-    return any(
-        name == b"transfer-encoding" or (name == b"content-length" and int(value) > 0)
-        for name, value in headers
-    )
-
-
-def _body_parser(connection: HttpProtocol, headers: Headers) -> httptools.HttpRequestParser:
-    """A parser that stands at the beginning of a body which is framed as `headers` say."""
-    callbacks = types.SimpleNamespace(
-        on_body=connection.on_body, on_message_complete=connection.on_message_complete
-    )
-    parser = httptools.HttpRequestParser(callbacks)
-    framing = [line for line in headers if line[0] in {b"transfer-encoding", b"content-length"}]
-    parser.feed_data(b"POST / HTTP/1.1\r\n%b: %b\r\n\r\n" % framing[0])
-    return parser
 
 
 def _head_too_large(limits: EdgeLimits) -> HeadersTooLarge:

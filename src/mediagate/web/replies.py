@@ -4,45 +4,43 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from mediagate.web.asgi import Receive, Scope, Send
+from mediagate.web.asgi import Headers, Receive, Scope, Send
 
 Reply = Callable[[Scope, Receive, Send], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
+
+
+def json_body(content: Any) -> tuple[Headers, bytes]:
+    """`content` as JSON, and the headers that tell of it."""
+    # Lone surrogates cannot come out of the store, but JSON of ours must never fail to encode.
+    body = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+    return [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+    ], body
 
 
 class JsonReply:
     """A JSON body, sent at once."""
 
-    def __init__(self, content: Any, *, status: int = 200) -> None:
-        # Lone surrogates cannot come out of the store, but JSON of ours must never fail to encode.
-        self._body = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode(
-            errors="replace"
-        )
-        self._status = status
+    def __init__(self, content: Any) -> None:
+        self._headers, self._body = json_body(content)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
-        headers: Headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(self._body)),
-        ]
-        await send({"type": "http.response.start", "status": self._status, "headers": headers})
+        await send({"type": "http.response.start", "status": 200, "headers": self._headers})
         body = b"" if scope["method"] == "HEAD" else self._body
         await send({"type": "http.response.body", "body": body})
 
 
 class EmptyReply:
-    """Headers alone."""
+    """Headers alone: 204."""
 
-    def __init__(self, *, status: int = 204, headers: Headers | None = None) -> None:
-        self._status = status
-        self._headers = headers or []
+    def __init__(self, headers: Headers) -> None:
+        self._headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
-        await send(
-            {"type": "http.response.start", "status": self._status, "headers": self._headers}
-        )
+        await send({"type": "http.response.start", "status": 204, "headers": self._headers})
         await send({"type": "http.response.body"})
 
 

@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl, unquote
 
 from mediagate.core.errors import InvalidValue, MethodNotAllowed
 from mediagate.core.scopes import Principal
-from mediagate.web.asgi import Scope
+from mediagate.web.asgi import Headers, Scope
 from mediagate.web.body import Body
 from mediagate.web.replies import EmptyReply, Reply
 
@@ -28,7 +28,7 @@ class Request:
     principal: Principal
     path: tuple[str, ...]
     query: Mapping[str, str]
-    headers: list[tuple[bytes, bytes]]
+    headers: Headers
     body: Body
 
 
@@ -74,7 +74,7 @@ class Route:
         return handler
 
     async def _options(self, _request: Request) -> Reply:
-        return EmptyReply(headers=[(b"allow", ", ".join(self._allow()).encode())])
+        return EmptyReply([(b"allow", ", ".join(self._allow()).encode())])
 
     def _allow(self) -> tuple[str, ...]:
         head = ("HEAD",) if "GET" in self.methods else ()

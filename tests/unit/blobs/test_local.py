@@ -1,5 +1,6 @@
 """The local driver: the conformance suite, and what only files have."""
 
+import asyncio
 import errno
 import os
 import resource
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import stores
 from mediagate.blobs.driver import DiskFullError
 from mediagate.blobs.local import LocalBlobDriver
 from mediagate.core.files import new_blob_key
@@ -147,3 +149,18 @@ async def test_a_name_that_is_a_symbolic_link_is_not_followed(
 
     with pytest.raises(OSError, match=r"symbolic|Too many levels"):
         await driver.read(key)
+
+
+async def test_cancelled_open_leaves_no_descriptor(driver: LocalBlobDriver, tmp_path: Path) -> None:
+    key = await put(driver, b"x")
+    reading = asyncio.create_task(driver.read(key))
+    creating = asyncio.create_task(driver.create(new_blob_key()))
+    await asyncio.sleep(0)  # both have begun
+    reading.cancel()
+    creating.cancel()
+
+    await asyncio.wait((reading, creating))
+
+    assert reading.cancelled()
+    assert creating.cancelled()
+    assert stores.open_files(tmp_path) == []

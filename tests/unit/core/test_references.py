@@ -229,7 +229,18 @@ def test_a_field_for_base64_takes_urls_too(value: str) -> None:
     assert parse_data_reference(value, param=PARAM) == parse_media_reference(value, param=PARAM)
 
 
-@pytest.mark.parametrize("value", ["file:///x", " FILE:x", "\nvllm-file://x", "vllm-FILE:"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "file:///x",
+        " FILE:x",
+        "\nvllm-file://x",
+        "vllm-FILE:",
+        " " * 100 + "file:///x",
+        "\x00\x1ffile:///x",
+        "fi\tl\ne:///x",
+    ],
+)
 def test_a_string_of_unknown_meaning_may_name_a_file(value: str) -> None:
     assert names_a_file(value)
 

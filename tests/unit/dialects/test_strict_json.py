@@ -233,3 +233,9 @@ def test_long_strings_are_passed_over_quickly(filler: bytes) -> None:
 )
 def test_a_path_is_written_as_openai_writes_it(path: Path, written: str) -> None:
     assert json_path(path) == written
+
+
+@pytest.mark.parametrize("number", ["1" * 401, "-" + "1" * 400, "0." + "1" * 400, "1e" + "0" * 400])
+def test_number_that_takes_long_to_read_is_refused(number: str) -> None:
+    with pytest.raises(MalformedBody, match="number"):
+        parse_object(b'{"a":%b}' % number.encode())

@@ -16,7 +16,7 @@ import pytest
 import corpus
 from mediagate.core.errors import FileNotFound, MediagateError
 from mediagate.executor import Executor
-from mediagate.gateway.inspector import Inspector
+from mediagate.gateway.inspector import Inspector, OpenedMedia
 from mediagate.gateway.inspector_request import MAX_MEDIA, MODEL
 from mediagate.media.probe import Prober
 from mediagate.operations.deliver import HANDLE_SCHEME
@@ -28,21 +28,12 @@ pytestmark = pytest.mark.media
 SEED = random.SystemRandom().randrange(2**32)
 
 
-@dataclass(frozen=True)
-class Opened:
-    file: Path
-    filename: str
-    mime_type: str
-    size_bytes: int
-    digest: str
-
-
 class Shelf:
     """Media by token; counts what is open."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._files: dict[str, Opened] = {}
+        self._files: dict[str, OpenedMedia] = {}
         self.open_count = 0
 
     def put(self, media: corpus.Media) -> str:
@@ -50,11 +41,13 @@ class Shelf:
         path = self._directory / token
         path.write_bytes(media.data)
         digest = f"blake3:{hash(media.data):064x}"
-        self._files[token] = Opened(path, media.filename, media.mime_type, len(media.data), digest)
+        self._files[token] = OpenedMedia(
+            path, media.filename, media.mime_type, len(media.data), digest
+        )
         return HANDLE_SCHEME + token
 
     @asynccontextmanager
-    async def open(self, token: str) -> AsyncIterator[Opened]:
+    async def open(self, token: str) -> AsyncIterator[OpenedMedia]:
         if token not in self._files:
             raise FileNotFound("There is no such file.")
         self.open_count += 1

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from mediagate.core.files import Purpose, new_blob_key, new_file_id
 from mediagate.core.leases import new_lease_id
+from mediagate.core.quotas import Usage
 from mediagate.core.scopes import Scope
 from mediagate.index.driver import CURSOR_S, Index, IndexBusyError, IndexFullError, Order
 from mediagate.index.sql import SqlIndex
@@ -184,8 +185,9 @@ async def test_queue_behind_a_lock_does_not_wait_one_after_the_other(path: Path)
 
 
 async def test_full_disk_is_named_and_leaves_all_as_it_was(
-    path: Path, connected: list[sqlite3.Connection]
+    path: Path, connected: list[sqlite3.Connection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("mediagate.index.sqlite._ROOM_BYTES", 1)
     index = SqlIndex.sqlite(path)
     await index.open()
     kept = await store(index)
@@ -202,6 +204,30 @@ async def test_full_disk_is_named_and_leaves_all_as_it_was(
     assert await index.get(kept.id, scope=OURS, now=NOW) == kept
     await store(index)
     assert (await index.usage()).files == 2
+    await index.close()
+
+
+async def test_on_a_full_disk_what_reads_and_what_frees_goes_on(
+    path: Path, connected: list[sqlite3.Connection]
+) -> None:
+    """P8: a download needs a lease, and only a deletion makes room."""
+    index = SqlIndex.sqlite(path)
+    await index.open()
+    files = [await store(index) for _ in range(20)]
+    log_bytes = path.with_name(path.name + "-wal").stat().st_size
+    for raw in connected:
+        raw.execute(f"PRAGMA max_page_count={raw.execute('PRAGMA page_count').fetchone()[0]}")
+
+    for file in files:
+        lease = new_lease_id()
+        leased = await index.lease((file.id,), lease_id=lease, scope=OURS, now=NOW, until=NOW + 60)
+        assert leased
+        await index.delete(file.id, scope=OURS, now=NOW)
+        await index.release(lease, now=NOW)
+        await index.forget((file.id,))
+
+    assert path.with_name(path.name + "-wal").stat().st_size == log_bytes  # nor did the log grow
+    assert await index.usage() == Usage()
     await index.close()
 
 

@@ -178,3 +178,27 @@ def test_one_request_does_not_end_the_handles_of_another() -> None:
 
     assert isinstance(handle, bytes)
     assert handles.find(handle.decode().removeprefix("mediagate-media:")) is file
+
+
+async def test_nothing_is_kept_of_what_was_handed_over() -> None:
+    """An upstream may take minutes to answer; the megabytes it was sent are not kept for so long."""
+    freed: list[str] = []
+
+    class Noted(bytes):
+        def __del__(self) -> None:
+            freed.append(self[:1].decode())
+
+    async def refuse(_file: FileObject) -> Chunks:
+        raise AssertionError
+
+    pieces: Sequence[Piece] = (Noted(b"a"), Noted(b"b"))
+    chunks = stream(pieces, open_blob=refuse)
+    del pieces
+
+    await anext(chunks)
+    first = freed.copy()
+    await anext(chunks)
+
+    assert first == ["a"]
+    assert freed == ["a", "b"]
+    await chunks.aclose()

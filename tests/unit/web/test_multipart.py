@@ -178,3 +178,9 @@ def test_a_form_without_a_usable_boundary_is_refused(content_type: bytes) -> Non
 
 def test_the_boundary_may_be_quoted() -> None:
     assert boundary_of(b'Multipart/Form-Data; charset=x; boundary="a b"') == b"a b"
+
+
+def test_disposition_with_very_many_parameters_is_refused() -> None:
+    """Its parser takes quadratic time: a hundred of them would stop the server for seconds."""
+    with pytest.raises(MalformedBody):
+        parse(text_part('a";' + ";" * 4000, b"") + END)

@@ -434,3 +434,15 @@ async def test_reading_stops_while_nobody_takes_the_body() -> None:
 
     assert (paused_below, paused_above, paused_after) == (False, True, False)
     assert sizes == [120_000]
+
+
+async def test_blanks_around_a_header_value_are_none_of_it() -> None:
+    """RFC 9112 §5.1: a client library that writes values on refuses what ends in one."""
+    app = Recorder()
+    wire = Wire(app)
+
+    await wire.feed(b"POST / HTTP/1.1\r\nHost:\t x \t\r\nContent-Length: 2 \r\n\r\nab")
+
+    ((scope, body),) = app.seen
+    assert scope["headers"] == [(b"host", b"x"), (b"content-length", b"2")]
+    assert body == b"ab"

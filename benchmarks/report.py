@@ -1,0 +1,79 @@
+"""Put the newest results into `benchmarks/README.md`: no figure there was typed by hand.
+
+python -m benchmarks.report
+"""
+
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import RESULTS, Spread
+
+README = RESULTS.parent / "README.md"
+BEGIN = "<!-- results: written by python -m benchmarks.report -->\n"
+END = "<!-- end of results -->\n"
+
+
+def newest(results: Path = RESULTS) -> dict[str, Path]:
+    """The newest result file of each question."""
+    # File names end in the date, so that they sort by it.
+    return {path.stem[: -len("-2000-01-01")]: path for path in sorted(results.glob("*.json"))}
+
+
+def render(path: Path) -> str:
+    """One result as Markdown: the goals, then every figure's median and extremes."""
+    result: dict[str, Any] = json.loads(path.read_text())
+    machine = result["machine"]
+    lines = [
+        f"### [{path.stem}](results/{path.name})",
+        "",
+        f"`{' '.join(result['command'])}`, on {machine['cores']} cores, {machine['memory_gib']} GiB, "
+        f"Linux {machine['kernel']}, {machine['filesystem']}.",
+        "",
+        "| goal | at most | measured | |",
+        "|---|--:|--:|---|",
+    ]
+    lines += [
+        f"| {goal['figure']} | {goal['at_most']:g} {goal['unit']} | {goal['measured']:.2f} {goal['unit']} "
+        f"| {'met' if goal['is_met'] else 'missed'} |"
+        for goal in result["goals"]
+    ]
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for sample in result["samples"]:
+        groups[sample.get("server", "mediagate")].append(sample)
+    figures = [name for name in result["samples"][0] if name not in {"server", "round"}]
+    lines += [
+        "",
+        f"| median (lowest-highest) | {' | '.join(figures)} |",
+        f"|---|{'--:|' * len(figures)}",
+    ]
+    lines += [
+        f"| {name} | {' | '.join(str(Spread.of([s[figure] for s in samples])) for figure in figures)} |"
+        for name, samples in sorted(groups.items())
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def block() -> str:
+    """What stands between the markers of the README."""
+    return "\n" + "\n".join(render(path) for path in newest().values()) + "\n"
+
+
+def parts_of(readme: str) -> tuple[str, str, str]:
+    """The README before the results, the results, the README after them."""
+    before, _, rest = readme.partition(BEGIN)
+    inside, _, after = rest.partition(END)
+    return before, inside, after
+
+
+def main() -> int:
+    """Rewrite the README."""
+    before, _, after = parts_of(README.read_text())
+    README.write_text(f"{before}{BEGIN}{block()}{END}{after}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

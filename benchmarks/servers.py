@@ -1,0 +1,279 @@
+"""The servers that are measured, each as its own processes on a free loopback port."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from benchmarks import harness
+from benchmarks.harness import Answer
+
+_T = TypeVar("_T")
+_START_S = 30.0
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class Server(Protocol):
+    """One running server."""
+
+    @property
+    def pid(self) -> int:
+        """Of the process whose tree it is."""
+
+    def upload(self, media: Path) -> Answer:
+        """Send `media` once."""
+
+    def check_and_delete(self, answer: Answer) -> tuple[int, str]:
+        """Size and SHA-256 of what was stored, which is deleted afterwards."""
+
+
+@dataclass(frozen=True)
+class Mediagate:
+    """`mediagate serve`, with forms or with raw bodies.
+
+    Attributes:
+        pid: Of the process whose tree it is.
+        url: Of the Files API.
+        form: How to upload.
+    """
+
+    pid: int
+    url: str
+    form: bool = True
+
+    def upload(self, media: Path) -> Answer:
+        """Send `media` once."""
+        return self.upload_at_once(media, clients=1)[0]
+
+    def upload_at_once(self, media: Path, *, clients: int) -> list[Answer]:
+        """Send `media` on several connections."""
+        url = self.url if self.form else f"{self.url}?filename=noise.wav&purpose=vision"
+        return harness.send(url, media, form=self.form, clients=clients)
+
+    def raw(self) -> "Mediagate":
+        """The same server, with raw bodies."""
+        return dataclasses.replace(self, form=False)
+
+    def check_and_delete(self, answer: Answer) -> tuple[int, str]:
+        """Download it, delete it."""
+        url = f"{self.url}/{_id_in(answer)}"
+        digest = hashlib.sha256()
+        size_bytes = 0
+        with _OPENER.open(f"{url}/content", timeout=harness.TIMEOUT_S) as content:
+            while chunk := content.read(harness.MIB):
+                digest.update(chunk)
+                size_bytes += len(chunk)
+        delete = urllib.request.Request(url, method="DELETE")  # noqa: S310 - our own server
+        with _OPENER.open(delete, timeout=harness.TIMEOUT_S):
+            return size_bytes, digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class FrameworkDefault:
+    """`uploadfile_server.py`.
+
+    Attributes:
+        pid: Of the process.
+        url: Where it takes forms.
+        directory: Its store.
+    """
+
+    pid: int
+    url: str
+    directory: Path
+
+    def upload(self, media: Path) -> Answer:
+        """Send `media` once."""
+        return harness.send(self.url, media, form=True)[0]
+
+    def check_and_delete(self, answer: Answer) -> tuple[int, str]:
+        """Look at the file, unlink it."""
+        return _check_and_unlink(self.directory / _id_in(answer))
+
+
+@dataclass(frozen=True)
+class Nginx:
+    """nginx with `dav_methods PUT`. It never syncs: where that is wanted, the client does it, within the time.
+
+    Attributes:
+        pid: Of the master process.
+        url: Where it puts files.
+        directory: Its store.
+        durable: Whether the client syncs.
+    """
+
+    pid: int
+    url: str
+    directory: Path
+    durable: bool
+
+    def upload(self, media: Path) -> Answer:
+        """Send `media` once."""
+        sync = self.directory / "noise.wav" if self.durable else None
+        return harness.send(f"{self.url}/noise.wav", media, form=False, sync=sync)[0]
+
+    def check_and_delete(self, answer: Answer) -> tuple[int, str]:
+        """Look at the file, unlink it."""
+        if answer.status != 201:
+            raise AssertionError(f"{answer.status} {answer.body}")
+        return _check_and_unlink(self.directory / "noise.wav")
+
+
+@contextmanager
+def mediagate(directory: Path, *, durable: bool, flags: Sequence[str] = ()) -> Iterator[Mediagate]:
+    """`mediagate serve`, as it is started by anyone: a directory of its own is what makes it durable."""
+    store = directory / "mediagate"
+    if durable:
+        flags = ("--file-upload-dir", str(store), *flags)
+    store.mkdir()
+    log = directory / "mediagate.log"
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MEDIAGATE_", "OPENAI_"))}
+    program = str(Path(sys.executable).with_name("mediagate"))
+    command = (program, "serve", "--port", "0", *flags)
+    with _running(command, log, env={**kept, "TMPDIR": str(directory)}) as process:
+        ready = _until(lambda: re.search(r"ready at (http://[0-9.:]+)", log.read_text()), process)
+        yield Mediagate(process.pid, f"{ready[1]}/v1/files")
+
+
+@contextmanager
+def framework_default(directory: Path, *, durable: bool) -> Iterator[FrameworkDefault]:
+    """The framework-default server."""
+    store = directory / "uploadfile"
+    store.mkdir()
+    port = harness.free_port()
+    command: list[str | Path] = [
+        *(sys.executable, Path(__file__).with_name("uploadfile_server.py")),
+        *(str(port), store, "fsync" if durable else "no-fsync"),
+    ]
+    log = directory / "uploadfile.log"
+    with _running(command, log, env={**os.environ, "TMPDIR": str(directory)}) as process:
+        _until(lambda: _is_listening(port), process)
+        yield FrameworkDefault(process.pid, f"http://127.0.0.1:{port}/v1/files", store)
+
+
+@contextmanager
+def nginx(directory: Path, *, durable: bool, tuned: bool) -> Iterator[Nginx]:
+    """nginx: one worker, for there is one connection at a time; its temporary files on the same file system.
+
+    Args:
+        directory: For all it writes.
+        durable: Whether the client syncs.
+        tuned: With a body buffer of 1 MiB for its default of 16 KiB: half the CPU.
+    """
+    directory = directory / ("nginx-tuned" if tuned else "nginx")
+    store = directory / "store"
+    store.mkdir(parents=True)
+    port = harness.free_port()
+    config = directory / "nginx.conf"
+    config.write_text(_NGINX_CONFIG.format(
+        user="user root;" if os.geteuid() == 0 else "",
+        directory=directory,
+        store=store,
+        port=port,
+        tuning="client_body_buffer_size 1m;" if tuned else "",
+    ))  # fmt: skip
+    command: list[str | Path] = [_nginx(), "-p", directory, "-c", config, "-e", "stderr"]
+    with _running(command, directory / "nginx.log", env=os.environ.copy()) as process:
+        _until(lambda: _is_listening(port), process)
+        yield Nginx(process.pid, f"http://127.0.0.1:{port}", store, durable)
+
+
+def nginx_version() -> str:
+    """As nginx tells it."""
+    told = subprocess.run([_nginx(), "-v"], stderr=subprocess.PIPE, text=True, check=True).stderr
+    return told.strip().rpartition("/")[2]
+
+
+def _nginx() -> str:
+    found = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if found is None:
+        sys.exit("nginx is missing: run 'make services'")
+    return found
+
+
+_NGINX_CONFIG = """\
+{user}
+daemon off;
+worker_processes 1;
+pid {directory}/nginx.pid;
+events {{ worker_connections 64; }}
+http {{
+  access_log off;
+  client_max_body_size 0;
+  client_body_temp_path {directory}/nginx-temporary;
+  proxy_temp_path {directory}/nginx-unused;
+  fastcgi_temp_path {directory}/nginx-unused;
+  uwsgi_temp_path {directory}/nginx-unused;
+  scgi_temp_path {directory}/nginx-unused;
+  server {{
+    listen 127.0.0.1:{port};
+    root {store};
+    dav_methods PUT;
+    {tuning}
+  }}
+}}
+"""
+
+
+@contextmanager
+def _running(
+    command: Sequence[str | Path], log: Path, *, env: dict[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process for the time of a block; its output goes to `log`, which is shown when something fails."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env
+        )
+    try:
+        yield process
+    except BaseException:
+        sys.stderr.write(log.read_text(errors="replace"))
+        raise
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(harness.TIMEOUT_S)
+        finally:
+            process.kill()
+
+
+def _until(ask: Callable[[], _T | None], process: subprocess.Popen[bytes]) -> _T:
+    """Ask again until there is an answer, as long as the server lives."""
+    deadline = time.monotonic() + _START_S
+    while not (answer := ask()):
+        if time.monotonic() > deadline or process.poll() is not None:
+            raise AssertionError("the server did not start")
+        time.sleep(0.02)
+    return answer
+
+
+def _is_listening(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+def _id_in(answer: Answer) -> str:
+    if answer.status != 200:
+        raise AssertionError(f"{answer.status} {answer.body}")
+    return str(json.loads(answer.body)["id"])
+
+
+def _check_and_unlink(path: Path) -> tuple[int, str]:
+    found = path.stat().st_size, harness.digest_of(path)
+    path.unlink()
+    return found
