@@ -30,6 +30,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             kept.append(item)
         else:
             not_run[marker] += 1
+    if not_run and hasattr(config, "workerinput"):
+        raise pytest.UsageError(
+            "tests that may be left out do not run under -n: their count would be lost"
+        )
     if len(kept) < len(items):
         config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
         items[:] = kept

@@ -861,14 +861,16 @@ def test_keep_alive_serves_many_requests_on_one_connection(gateway: Server) -> N
     body = servers.form(servers.part("file", PNG, "a.png"))
 
     ids = []
+    used = []
     for _ in range(5):
         connection.request("POST", "/v1/files", body, {"content-type": servers.FORM_TYPE})
         ids.append(json.loads(connection.getresponse().read())["id"])
-        sock = connection.sock
+        used.append(connection.sock)
     connection.request("GET", "/v1/files")
     listed = json.loads(connection.getresponse().read())
 
-    assert connection.sock is sock
+    assert connection.sock is not None
+    assert all(sock is connection.sock for sock in used)
     assert {file["id"] for file in listed["data"]} == set(ids)
     connection.close()
 

@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from mediagate.media.sniff import HEAD_BYTES, MEDIA_TYPES, sniff
 pytestmark = [pytest.mark.services, pytest.mark.media]
 
 SEED = 39_003
+
+AIFF = b"FORM\0\0\0\x40AIFFCOMM\0\0\0\x12\0\1\0\0\0\0\0\x10\x40\x0e\xac\x44" + bytes(40)
 
 OTHER_NAMES = {
     "audio/x-hx-aac-adts": "audio/aac",  # names from before IANA's
@@ -169,3 +172,34 @@ def test_what_the_corpus_was_asked_for_is_what_ffprobe_measures(
         if sound:
             assert int(sound["sample_rate"]) == clip.sample_rate
             assert sound["channels"] == clip.channels
+
+
+class TestSecondOpinion:
+    def test_hostile_input_stays_refused(self) -> None:
+        opinion = LibmagicOpinion()
+
+        for name, data in corpus.HOSTILE:
+            head = data[:HEAD_BYTES]
+            decided = decide(sniff(head), opinion(head), MEDIA_TYPES)
+            assert decided not in MEDIA_TYPES, name
+
+    def test_a_sound_we_do_not_know_is_admitted_where_the_operator_allowed_it(self) -> None:
+        opinion = LibmagicOpinion()(AIFF)
+
+        assert decide(sniff(AIFF), opinion, MEDIA_TYPES | {"audio/x-aiff"}) == "audio/x-aiff"
+        assert decide(sniff(AIFF), opinion, MEDIA_TYPES) not in MEDIA_TYPES
+
+    def test_it_says_nothing_of_what_it_does_not_know(self) -> None:
+        opinion = LibmagicOpinion()
+
+        assert opinion(b"") is None
+        assert opinion(dict(corpus.HOSTILE)["noise"]) is None
+
+    def test_many_threads_may_ask_one_object(self) -> None:
+        opinion = LibmagicOpinion()
+        heads = {"image/png": corpus.png_pixel(), "image/gif": corpus.gif_pixel()}
+
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(opinion, [*heads.values()] * 200))
+
+        assert answers == [*heads] * 200

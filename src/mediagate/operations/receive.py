@@ -252,18 +252,7 @@ class Receive:
         sink = self._sink or await self._begin(is_whole=True)
         lifetime = lifetime or self._receiver.limits.lifetime
         # From here a cancellation waits: the bytes and the row become durable together or not at all.
-        file = await complete(self._commit(sink, filename, purpose, lifetime))
-        elapsed_s = self._receiver.clock() - self._began_at
-        self._receiver.observer(
-            FileReceived(
-                scope=self._scope,
-                file_id=file.id,
-                size_bytes=file.size_bytes,
-                mime_type=file.mime_type,
-                elapsed_s=elapsed_s,
-            )
-        )
-        return file
+        return await complete(self._commit(sink, filename, purpose, lifetime))
 
     async def _commit(
         self, sink: BlobSink, filename: str | None, purpose: Purpose, lifetime: Lifetime
@@ -287,6 +276,15 @@ class Receive:
         self._may_be_visible = True
         await self._receiver.index.commit(file)
         self._is_finished = True
+        self._receiver.observer(
+            FileReceived(
+                scope=self._scope,
+                file_id=file.id,
+                size_bytes=file.size_bytes,
+                mime_type=file.mime_type,
+                elapsed_s=now - self._began_at,
+            )
+        )
         return file
 
     async def _abort(self) -> None:
