@@ -33,7 +33,7 @@ test: $(READY) ## lint, types, layers, and the tests that need no package from D
 test-all: $(READY) services $(SDK1)/.ready ## everything; whatever is not run is red
 	@$(BIN)/python -m pytest -q -n 2 --all tests/unit tests/sabotage
 	@SDK1_PYTHON=$(abspath $(SDK1))/bin/python $(BIN)/python -m pytest -q --all tests/integration
-	@COVERAGE_FILE=$(VENV)/coverage $(BIN)/coverage run -m pytest -q tests/unit/core tests/unit/dialects tests/unit/web/test_errors.py
+	@COVERAGE_FILE=$(VENV)/coverage $(BIN)/coverage run -m pytest -q tests/unit/core tests/unit/dialects tests/unit/operations tests/unit/web/test_errors.py
 	@COVERAGE_FILE=$(VENV)/coverage $(BIN)/coverage report
 	@$(MAKE) --no-print-directory sabotage
 

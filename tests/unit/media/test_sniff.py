@@ -565,12 +565,14 @@ def test_no_damage_to_a_real_head_raises() -> None:
         "tags",
     ],
 )
-def test_no_input_takes_long(data: bytes) -> None:
+def test_no_input_makes_the_work_explode(data: bytes) -> None:
+    """No speed is measured here: what is quadratic on these takes seconds, whatever else the machine does."""
     started = time.thread_time()
 
-    sniff(data)
+    for _ in range(5):
+        sniff(data)
 
-    assert time.thread_time() - started < 0.05
+    assert time.thread_time() - started < 1
 
 
 def test_accepted_refused_and_unknown_types_do_not_overlap() -> None:
