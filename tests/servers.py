@@ -144,7 +144,7 @@ def start(
     """
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MEDIAGATE_", "OPENAI_"))}
     directory = [] if store is None else ["--file-upload-dir", str(store)]
-    descriptor, log_path = tempfile.mkstemp(prefix="mediagate-test-", suffix=".log")
+    descriptor, log_path = tempfile.mkstemp(prefix="test-of-mediagate-", suffix=".log")
     with open(descriptor, "wb") as log:  # noqa: PTH123 - a descriptor, no path
         process = subprocess.Popen(
             [

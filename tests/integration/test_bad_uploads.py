@@ -614,6 +614,7 @@ def test_full_disk_is_507_and_leaves_nothing(tmp_path: Path) -> None:
         assert servers.upload(server, PNG)["bytes"] == len(PNG)
 
 
+@pytest.mark.slow
 def test_server_out_of_file_descriptors_recovers(tmp_path: Path) -> None:
     """EMFILE: uploads fail with our own error, nothing is left, and it works again afterwards."""
     command = ("bash", "-c", 'ulimit -n 64; exec "$0" serve "$@"', servers.MEDIAGATE)
