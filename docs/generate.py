@@ -179,6 +179,7 @@ def connection_region() -> str:
             f"{_kib(limits.linger_bytes)} or {limits.linger_s:g} s",
             "the connection closes",
         ),
+        ("an answer that the client does not read", f"{limits.unread_s:g} s", "it breaks off"),
     )
     lines = ["| what | limit | beyond it |", "|---|--:|---|"]
     return "\n".join([*lines, *(f"| {what} | {limit} | {then} |" for what, limit, then in rows)])

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from mediagate.web.asgi import Message, Receive, Scope, Send
+from mediagate.web.asgi import ClientGone, Message, Receive, Scope, Send
 from mediagate.web.protocol import EdgeLimits
 from serving import PATIENCE_S, Address, connected, serving
 
@@ -129,6 +129,30 @@ async def test_client_that_leaves_while_it_waits_is_a_disconnect() -> None:
     async with serving(wait) as address, connected(address) as client:
         await client.send(GET)
         client.finish()
+
+        await asyncio.wait_for(left.wait(), PATIENCE_S)
+
+
+async def test_client_that_never_reads_is_given_up() -> None:
+    """Whatever the answer holds, a lease for one, is held for a bounded time."""
+    left = asyncio.Event()
+
+    async def send_for_ever(scope: Scope, _receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            while True:
+                await send(
+                    {"type": "http.response.body", "body": bytes(100_000), "more_body": True}
+                )
+        except ClientGone:
+            left.set()
+            raise
+
+    limits = EdgeLimits(unread_s=0.3)
+    async with serving(send_for_ever, limits=limits) as address, connected(address) as client:
+        await client.send(GET)
 
         await asyncio.wait_for(left.wait(), PATIENCE_S)
 

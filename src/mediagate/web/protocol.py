@@ -53,6 +53,7 @@ class EdgeLimits:
         keep_alive_s: Longest silence between two requests.
         linger_bytes: How much of an unread body is taken after an early answer, before the connection closes.
         linger_s: For how long.
+        unread_s: How long a client may leave what we send unread; some hundred KiB wait for it by then.
     """
 
     max_head_bytes: int = 64 * 1024
@@ -60,6 +61,7 @@ class EdgeLimits:
     keep_alive_s: float = 75.0
     linger_bytes: int = DRAIN_BYTES
     linger_s: float = DRAIN_S
+    unread_s: float = 60.0
 
 
 class ServerState(Protocol):
@@ -92,6 +94,7 @@ class HttpProtocol(asyncio.Protocol):
         self._state = state
         self._parser = httptools.HttpRequestParser(self)
         self._timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
         self.writable = asyncio.Event()
         self.writable.set()
         self._is_reading = True
@@ -124,6 +127,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client left, or we closed."""
+        self._forget_unread()
         self._state.connections.discard(self)
         self._cancel_timer()
         self._is_deaf = True
@@ -135,10 +139,17 @@ class HttpProtocol(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client does not read as fast as we send."""
         self.writable.clear()
+        self._unread_timer = self._loop.call_later(self._limits.unread_s, self.abort)
 
     def resume_writing(self) -> None:
         """The client caught up."""
         self.writable.set()
+        self._forget_unread()
+
+    def _forget_unread(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""

@@ -207,6 +207,20 @@ async def test_full_disk_is_named_and_leaves_all_as_it_was(
     await index.close()
 
 
+async def test_error_of_the_database_quotes_no_id(path: Path) -> None:
+    """P13: errors are logged."""
+    index = SqlIndex.sqlite(path)
+    await index.open()
+    file = await store(index)
+
+    with pytest.raises(sa.exc.IntegrityError) as caught:
+        await begin(index, file)
+
+    assert file.id not in str(caught.value)
+    assert file.blob not in str(caught.value)
+    await index.close()
+
+
 async def test_on_a_full_disk_what_reads_and_what_frees_goes_on(
     path: Path, connected: list[sqlite3.Connection]
 ) -> None:
