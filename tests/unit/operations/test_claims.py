@@ -18,11 +18,6 @@ LEASE_S = 60.0
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 async def store(tmp_path: Path, clock: Clock) -> AsyncIterator[Store]:
     async with stores.opened(tmp_path, clock, lease_s=LEASE_S, renew_every_s=0.001) as opened:
         yield opened

@@ -2,13 +2,11 @@
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Collection
-from pathlib import Path
+from collections.abc import Collection
 from typing import NoReturn
 
 import pytest
 
-import stores
 from mediagate.core.errors import FileNotFound, InvalidValue
 from mediagate.core.events import FileDeleted, FileDownloaded, FileReceived, FileRetrieved
 from mediagate.core.expiry import Lifetime
@@ -18,17 +16,6 @@ from mediagate.index.driver import IndexBusyError
 from stores import PNG, TTL_S, Clock, Store
 
 HOUR_S = 3600.0
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def store(tmp_path: Path, clock: Clock) -> AsyncIterator[Store]:
-    async with stores.opened(tmp_path, clock) as opened:
-        yield opened
 
 
 async def read(store: Store, file_id: str, *, scope: Scope = DEFAULT_SCOPE) -> bytes:

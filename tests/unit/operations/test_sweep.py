@@ -1,28 +1,14 @@
 """The pass that needs no traffic: what is over goes, what is in use stays, failures do not end it."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
-import stores
 from mediagate.core.events import FileExpired
 from mediagate.core.expiry import Lifetime
 from mediagate.core.files import new_blob_key
 from mediagate.core.scopes import DEFAULT_SCOPE
 from stores import PNG, TTL_S, Clock, Store
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def store(tmp_path: Path, clock: Clock) -> AsyncIterator[Store]:
-    async with stores.opened(tmp_path, clock) as opened:
-        yield opened
 
 
 async def test_one_sweep_takes_expired_files_off_the_disk(store: Store, clock: Clock) -> None:

@@ -59,6 +59,7 @@ def test_headers_too_large_is_not_merely_too_large() -> None:
 
 
 def test_what_would_be_sent_again_in_vain_says_so() -> None:
+    """H93, H94."""
     _, full, _ = render(errors.InsufficientStorage("x"))
     _, busy, _ = render(errors.NoSlot("x", retry_after_s=2))
 
