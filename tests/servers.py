@@ -122,6 +122,21 @@ class Server:
             and not self.on_disk()
         )
 
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """None of its threads runs meanwhile: what is looked at one after another was there at once."""
+        os.kill(self.pid, signal.SIGSTOP)
+        try:
+            until(lambda: set(self._thread_states()) == {"T"})
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
+
+    def _thread_states(self) -> Iterator[str]:
+        for stat in Path(f"/proc/{self.pid}/task").glob("*/stat"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                yield stat.read_text().rpartition(") ")[2][0]
+
     def children(self) -> list[int]:
         """Process ids of its workers."""
         listed = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
