@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SDK1 := .venv-sdk1
+PEERS := .venv-peers
 DEBIAN := ffmpeg libmagic1 nginx-light
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
@@ -30,9 +31,10 @@ test: $(READY) ## lint, types, layers, and the tests that need no package from D
 	@$(BIN)/python -m pytest -q tests/integration
 
 .PHONY: test-all
-test-all: $(READY) services $(SDK1)/.ready ## everything; whatever is not run is red
+test-all: $(READY) services $(SDK1)/.ready $(PEERS)/.ready ## everything; whatever is not run is red
 	@$(BIN)/python -m pytest -q -n 2 --all tests/unit tests/sabotage
-	@SDK1_PYTHON=$(abspath $(SDK1))/bin/python $(BIN)/python -m pytest -q --all tests/integration
+	@SDK1_PYTHON=$(abspath $(SDK1))/bin/python PEERS_BIN=$(abspath $(PEERS))/bin \
+	  $(BIN)/python -m pytest -q --all tests/integration
 	@COVERAGE_FILE=$(VENV)/coverage $(BIN)/coverage run -m pytest -q tests/unit/core tests/unit/dialects tests/unit/operations tests/unit/web/test_errors.py
 	@COVERAGE_FILE=$(VENV)/coverage $(BIN)/coverage report
 	@$(MAKE) --no-print-directory sabotage
@@ -53,6 +55,12 @@ services: ## install the real servers and tools that test-all needs, from Debian
 $(SDK1)/.ready: Makefile
 	@test -x $(SDK1)/bin/python || $(PYTHON) -m venv $(SDK1)
 	@$(SDK1)/bin/python -m pip install -q --disable-pip-version-check openai==1.109.1 2> >(grep -v '^WARNING: Location' >&2)
+	@touch $@
+
+# Servers and tools that the tests run as they are released, apart from what mediagate itself needs.
+$(PEERS)/.ready: Makefile tests/peers.txt
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install -q --disable-pip-version-check -r tests/peers.txt 2> >(grep -v '^WARNING: Location' >&2)
 	@touch $@
 
 .PHONY: benchmarks

@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 from urllib.parse import urlsplit
@@ -46,6 +47,7 @@ class Group(StrEnum):
 
     MAIN = "most people need these"
     UPSTREAM = "upstream"
+    TENANTS = "tenants"
     SERVER = "server"
     STORE = "store"
     RECEIVE = "receiving files"
@@ -68,6 +70,22 @@ class Outside:
     unit: str | None = None
     unset: str | None = None
     is_repeatable: bool = False
+
+
+class Engine(StrEnum):
+    """What the upstream is, as far as it makes a difference here."""
+
+    AUTO = "auto"
+    VLLM = "vllm"
+    OPENAI = "openai"
+
+
+class DeliveryKind(StrEnum):
+    """How the upstream gets the bytes of a file that a request names."""
+
+    AUTO = "auto"
+    URL = "url"
+    INLINE = "inline"
 
 
 class OriginKind(StrEnum):
@@ -182,6 +200,32 @@ def _no_empty_path(value: object) -> object:
     return value
 
 
+def _header_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", name):
+        raise ValueError("a header's name is letters, digits and hyphens")
+    if name.lower() in _NOT_A_SCOPE:
+        raise ValueError(f"'{name}' has a meaning of its own in HTTP")
+    return name
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ip_network(text.strip()))
+    except ValueError:
+        raise ValueError(f"'{text}' is no address or network, such as 10.0.0.0/8") from None
+
+
+def _listing_status(status: int) -> int:
+    if status not in {403, 404}:
+        raise ValueError("must be 403 or 404")
+    return status
+
+
+_NOT_A_SCOPE = frozenset(
+    {"authorization", "connection", "content-length", "content-type", "expect", "host", "te"}
+    | {"transfer-encoding", "upgrade", "x-request-id"}
+)
+
 Finite = Annotated[PositiveFloat, Field(allow_inf_nan=False)]
 
 
@@ -231,14 +275,83 @@ class Config(BaseModel):
     ] = None
     """The upstream's own bearer key."""
 
+    engine: Annotated[Engine, Outside(group=Group.UPSTREAM, metavar="ENGINE")] = Engine.AUTO
+    """What the upstream is: `vllm`, `openai` for any other OpenAI-compatible server, or `auto`, which asks it. With
+    vLLM, each tenant's requests carry a `cache_salt`, so that prefix caching tells tenants nothing about each other."""
+
+    delivery: Annotated[DeliveryKind, Outside(group=Group.UPSTREAM, metavar="HOW")] = (
+        DeliveryKind.AUTO
+    )
+    """How the upstream gets a file's bytes: `inline` as base64 in the request, `url` by a short-lived signed URL of
+    this server; `auto` takes `inline`, which always works."""
+
+    advertise_url: Annotated[
+        Annotated[str, AfterValidator(_upstream_url)] | None,
+        Outside(
+            group=Group.UPSTREAM,
+            metavar="URL",
+            unset="the address and port that the request came in on",
+        ),
+    ] = None
+    """Where the upstream reaches this server, for `url` delivery."""
+
+    api_key_file: Annotated[
+        Annotated[Path, BeforeValidator(_no_empty_path), AfterValidator(Path.expanduser)] | None,
+        Outside(group=Group.TENANTS, metavar="FILE", unset="none"),
+    ] = None
+    """A TOML file that maps keys to scopes, read again whenever it changes."""
+
+    file_upload_scope_header: Annotated[
+        Annotated[str, AfterValidator(_header_name)] | None,
+        Outside(group=Group.TENANTS, metavar="NAME", unset="none: all callers share their files"),
+    ] = None
+    """The header in which a gateway in front names the tenant; every request must then carry it. It is removed before
+    the upstream."""
+
+    trusted_proxy: Annotated[
+        tuple[Annotated[str, AfterValidator(_network)], ...],
+        Outside(group=Group.TENANTS, metavar="CIDR", unset="any", is_repeatable=True),
+    ] = ()
+    """Who may set the scope header: addresses or networks; anybody else who does gets 403. Repeatable, and comma
+    separated in the environment."""
+
+    file_upload_scope_max_gb: Annotated[
+        Finite | None, Outside(group=Group.TENANTS, metavar="GB", unit="GiB", unset="none")
+    ] = None
+    """What one scope may keep; beyond it, its own least recently used files are evicted, nobody else's."""
+
+    file_upload_scope_max_files: Annotated[
+        PositiveInt | None, Outside(group=Group.TENANTS, metavar="N", unset="none")
+    ] = None
+    """How many files one scope may keep; beyond it, its own least recently used files are evicted."""
+
+    file_upload_disable_listing: Annotated[bool, Outside(group=Group.TENANTS)] = False
+    """Refuse `GET /v1/files`, so that only who knows an id finds a file."""
+
+    file_upload_listing_status: Annotated[
+        int,
+        AfterValidator(_listing_status),
+        Outside(group=Group.TENANTS, metavar="STATUS"),
+    ] = 403
+    """The status of that refusal: 403, or 404, which LiteLLM takes for "no Files API here"."""
+
     workers: Annotated[PositiveInt, Outside(group=Group.SERVER, metavar="N")] = 1
     """Worker processes; they share the store."""
 
     max_json_mb: Annotated[Finite, Outside(group=Group.SERVER, metavar="MB", unit="MiB")] = 64
     """Largest JSON body of the endpoints that are read for references; a larger one gets 413."""
 
+    audit_log: Annotated[
+        str, AfterValidator(_not_empty), Outside(group=Group.SERVER, metavar="WHERE")
+    ] = "stderr"
+    """Where the audit log goes, one JSON line per operation: `stderr`, `off`, or a file, which is appended to."""
+
     enable_file_uploads: Annotated[bool, Outside(group=Group.STORE)] = True
     """Serve `/v1/files` and resolve references; off: `/v1/files` behaves as the bare server behind."""
+
+    file_upload_clear_on_start: Annotated[bool, Outside(group=Group.STORE)] = False
+    """Begin with an empty `file_upload_dir`. Only a directory that mediagate made is cleared, and none that another
+    process uses."""
 
     file_upload_ttl_seconds: Annotated[
         float,
@@ -299,6 +412,18 @@ class Config(BaseModel):
             raise _contradiction(
                 "a key for an upstream, and no upstream", "upstream_api_key", "upstream"
             )
+        if self.trusted_proxy and self.file_upload_scope_header is None:
+            raise _contradiction(
+                "trusted proxies, and no header that they set",
+                "trusted_proxy",
+                "file_upload_scope_header",
+            )
+        if self.file_upload_clear_on_start and self.file_upload_dir is None:
+            raise _contradiction(
+                "a temporary directory begins empty; name the one to clear",
+                "file_upload_clear_on_start",
+                "file_upload_dir",
+            )
         if self.file_upload_allowed_types:
             self._check_allowed_types()
         return self
@@ -344,6 +469,12 @@ class Config(BaseModel):
     def max_total_bytes(self) -> int:
         """Size of the whole store, in bytes."""
         return int(self.file_upload_max_total_gb * GIB)
+
+    @property
+    def max_scope_bytes(self) -> int | None:
+        """What one scope may keep, in bytes; None: no ceiling of its own."""
+        gib = self.file_upload_scope_max_gb
+        return None if gib is None else int(gib * GIB)
 
     @property
     def ttl_s(self) -> float | None:

@@ -24,6 +24,7 @@ from mediagate.core.files import BlobKey, FileId, FileObject, Purpose
 from mediagate.core.leases import LeaseId
 from mediagate.core.quotas import Quota, Usage
 from mediagate.core.scopes import Scope
+from mediagate.core.store_key import StoreKey
 
 
 class State(IntEnum):
@@ -101,6 +102,9 @@ class Index(Protocol):
 
     async def close(self) -> None:
         """Disconnect. Called once, last."""
+
+    async def key(self) -> StoreKey:
+        """The secret of this store, made when the index was: the same for everybody who shares it."""
 
     # receive -------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ No method awaits anything, so that each is one transaction by itself. What is lo
 thousands of files, not for millions.
 """
 
+import secrets
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ from mediagate.core.files import BlobKey, FileId, FileObject, Purpose
 from mediagate.core.leases import LeaseId, is_live
 from mediagate.core.quotas import Quota, Usage, fits
 from mediagate.core.scopes import Scope
+from mediagate.core.store_key import KEY_BYTES, StoreKey
 from mediagate.index.driver import (
     CURSOR_S,
     Order,
@@ -43,12 +45,17 @@ class MemoryIndex:
         self._rows: dict[FileId, _Row] = {}
         self._leases: dict[LeaseId, dict[FileId, float]] = {}
         self._places: dict[FileId, tuple[Scope, int, float]] = {}
+        self._key = StoreKey(secrets.token_bytes(KEY_BYTES))
 
     async def open(self) -> None:
         """Nothing to do."""
 
     async def close(self) -> None:
         """Nothing to do."""
+
+    async def key(self) -> StoreKey:
+        """The secret of this store."""
+        return self._key
 
     # receive -----------------------------------------------------------------------------------------
 

@@ -17,7 +17,8 @@
       expires_at     │ null: never                                 until         when it may be dropped
       ttl_s          ┘ null: `expires_at` is fixed
                                                                  schema_version    one row
-                                                                   version
+    store_key  one row                                             version
+      secret         32 random bytes
 
 A lease is a row of its own rather than a time in `files`, so that its end frees the file at once, whoever else holds
 one. It may outlive its file's row; it then means nothing and goes when it is released or has lapsed.
@@ -27,11 +28,13 @@ literal (`in_state`): a plan that is made before values are bound, as PostgreSQL
 so.
 """
 
+import secrets
 from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
 
 from mediagate.core.scopes import Scope
+from mediagate.core.store_key import KEY_BYTES
 from mediagate.index.driver import IndexTooNewError, State
 
 STORE = "store"
@@ -92,6 +95,10 @@ schema_version = sa.Table(
     "schema_version", METADATA, sa.Column("version", sa.Integer, primary_key=True)
 )
 
+store_key = sa.Table(
+    "store_key", METADATA, sa.Column("secret", sa.LargeBinary, primary_key=True, nullable=False)
+)
+
 
 def in_state(state: State) -> sa.ColumnElement[bool]:
     """That a row of `files` is in `state`, in the one spelling that partial indexes match."""
@@ -132,6 +139,7 @@ def upgrade(connection: sa.Connection, *, steps: Sequence[Step] = STEPS) -> None
     if not sa.inspect(connection).has_table(schema_version.name):
         METADATA.create_all(connection)
         connection.execute(usage.insert().values(owner=STORE, used_bytes=0, files=0))
+        connection.execute(store_key.insert().values(secret=secrets.token_bytes(KEY_BYTES)))
         connection.execute(schema_version.insert().values(version=latest))
         return
     found = connection.execute(sa.select(schema_version.c.version)).scalar_one()

@@ -8,6 +8,7 @@ from mediagate.core.files import BlobKey, FileId, FileObject, Purpose
 from mediagate.core.leases import LeaseId
 from mediagate.core.quotas import Quota, Usage
 from mediagate.core.scopes import Scope
+from mediagate.core.store_key import StoreKey
 from mediagate.index import transactions
 from mediagate.index.driver import Order, Page, Removal
 from mediagate.index.sqlite import Sqlite
@@ -41,6 +42,10 @@ class SqlIndex:
     async def close(self) -> None:
         """Disconnect."""
         await self._database.close()
+
+    async def key(self) -> StoreKey:
+        """The secret of this store."""
+        return await self._database.read(transactions.key)
 
     async def begin(self, file_id: FileId, *, scope: Scope, blob: BlobKey, until: float) -> None:
         """Insert a RESERVED row."""

@@ -23,6 +23,7 @@ from mediagate.core.files import BlobKey, FileId, FileObject, Purpose
 from mediagate.core.leases import LeaseId
 from mediagate.core.quotas import Quota, Usage
 from mediagate.core.scopes import Scope
+from mediagate.core.store_key import StoreKey
 from mediagate.index.driver import (
     CURSOR_S,
     Order,
@@ -32,7 +33,16 @@ from mediagate.index.driver import (
     State,
     UnknownCursorError,
 )
-from mediagate.index.schema import STORE, cursors, files, in_state, leases, owner_of, usage
+from mediagate.index.schema import (
+    STORE,
+    cursors,
+    files,
+    in_state,
+    leases,
+    owner_of,
+    store_key,
+    usage,
+)
 
 _T = TypeVar("_T")
 
@@ -54,6 +64,8 @@ _ALIVE = in_state(State.READY) & (
 )
 _UNLEASED = ~sa.exists().where(leases.c.file_id == files.c.id, leases.c.until > bindparam("now"))
 _TO_DELETING = files.update().values(state=State.DELETING.value)
+
+_KEY = sa.select(store_key.c.secret)
 
 # usage -----------------------------------------------------------------------------------------------
 
@@ -329,6 +341,11 @@ def list_files(
     listing = _LISTINGS[order, after is not None, purpose is not None]
     found = [_file(row) for row in connection.execute(listing, values)]
     return Page(files=found[:limit], has_more=len(found) > limit)
+
+
+def key(connection: sa.Connection) -> StoreKey:
+    """`Index.key`."""
+    return StoreKey(connection.execute(_KEY).scalar_one())
 
 
 def usage_of(connection: sa.Connection, scope: Scope | None) -> Usage:

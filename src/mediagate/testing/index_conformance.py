@@ -29,6 +29,7 @@ from mediagate.core.files import (
 from mediagate.core.leases import LEASE_S, LeaseId, new_lease_id
 from mediagate.core.quotas import Quota, Usage
 from mediagate.core.scopes import DEFAULT_SCOPE, Scope
+from mediagate.core.store_key import Use
 from mediagate.index.driver import (
     CURSOR_S,
     Index,
@@ -123,6 +124,11 @@ class IndexConformance:
     """The protocol, sentence by sentence. The fixture `index` is the subclass's."""
 
     pytestmark = pytest.mark.asyncio
+
+    async def test_the_key_stays_the_same(self, index: Index) -> None:
+        first, second = await index.key(), await index.key()
+
+        assert first.tag(Use.LOG, "a") == second.tag(Use.LOG, "a")
 
     # states --------------------------------------------------------------------------------------
 
