@@ -1,6 +1,6 @@
 """What every test run shares: which tests it leaves out, and that it says so.
 
-`make test` leaves out what needs more than a minute or a package from Debian, and ends with a counted list of it.
+`make test` leaves out what needs more than a minute or a package from Debian or an environment of its own, and ends with a counted list of it.
 With `--all` nothing may be left out: a test that skips itself is a failure there.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Generator
 
 import pytest
 
-LEFT_OUT = ("slow", "services", "sdk1")
+LEFT_OUT = ("slow", "services", "sdk1", "peers")
 
 _not_run: pytest.StashKey[Counter[str]] = pytest.StashKey()
 
