@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SDK1 := .venv-sdk1
 PEERS := .venv-peers
+CITED := $(VENV)/cited.jsonl
 DEBIAN := ffmpeg libmagic1 nginx-light
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
@@ -32,12 +33,18 @@ test: $(READY) ## lint, types, layers, and the tests that need no package from D
 
 .PHONY: test-all
 test-all: $(READY) services $(SDK1)/.ready $(PEERS)/.ready ## everything; whatever is not run is red
-	@$(BIN)/python -m pytest -q -n 2 --all tests/unit tests/sabotage
+	@rm -f $(CITED)
+	@$(BIN)/python -m pytest -q -n 2 --all --record $(CITED) tests/unit tests/sabotage
 	@SDK1_PYTHON=$(abspath $(SDK1))/bin/python PEERS_BIN=$(abspath $(PEERS))/bin \
-	  $(BIN)/python -m pytest -q --all tests/integration
+	  $(BIN)/python -m pytest -q --all --record $(CITED) tests/integration
+	@$(BIN)/python tests/conformance.py $(CITED)
 	@COVERAGE_FILE=$(VENV)/coverage $(BIN)/coverage run -m pytest -q tests/unit/core tests/unit/dialects tests/unit/operations tests/unit/web/test_errors.py
 	@COVERAGE_FILE=$(VENV)/coverage $(BIN)/coverage report
 	@$(MAKE) --no-print-directory sabotage
+
+.PHONY: conformance
+conformance: $(READY) ## write docs/reference/conformance.md from what the last `make test-all` found
+	@$(BIN)/python tests/conformance.py $(CITED) --write
 
 .PHONY: sabotage
 sabotage: $(READY) ## break the code in many ways; a named test must turn red each time
@@ -58,9 +65,11 @@ $(SDK1)/.ready: Makefile
 	@touch $@
 
 # Servers and tools that the tests run as they are released, apart from what mediagate itself needs.
+# The list is whole, so nothing beside it is installed; node comes with it, and the official client for node by npm.
 $(PEERS)/.ready: Makefile tests/peers.txt
 	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
-	@$(PEERS)/bin/python -m pip install -q --disable-pip-version-check -r tests/peers.txt 2> >(grep -v '^WARNING: Location' >&2)
+	@$(PEERS)/bin/python -m pip install -q --disable-pip-version-check --no-deps -r tests/peers.txt 2> >(grep -v '^WARNING: Location' >&2)
+	@PATH=$(abspath $(PEERS))/bin:$$PATH npm install --silent --prefix $(PEERS)/npm --no-save --no-package-lock --ignore-scripts openai@7.57.0
 	@touch $@
 
 .PHONY: benchmarks
@@ -68,6 +77,7 @@ benchmarks: $(READY) services ## measure uploads and memory; wants a quiet machi
 	@$(BIN)/python -m benchmarks.upload
 	@$(BIN)/python -m benchmarks.upload --no-fsync
 	@$(BIN)/python -m benchmarks.memory
+	@$(BIN)/python -m benchmarks.latency
 	@$(BIN)/python -m benchmarks.report
 
 .PHONY: demo

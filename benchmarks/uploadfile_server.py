@@ -42,7 +42,16 @@ def make_app(directory: Path, *, durable: bool) -> Starlette:
                 await run_in_threadpool(_sync_directory, directory)
         return JSONResponse({"id": name, "bytes": size_bytes})
 
-    return Starlette(routes=[Route("/v1/files", create_file, methods=["POST"])])
+    async def answer(_request: Request) -> JSONResponse:
+        return JSONResponse({"status": "ok"})
+
+    return Starlette(
+        routes=[
+            Route("/v1/files", create_file, methods=["POST"]),
+            Route("/health", answer),
+            Route("/v1/models", answer),
+        ]
+    )
 
 
 def _sync_directory(directory: Path) -> None:
