@@ -4,8 +4,9 @@
 
 Each round has a fresh server of each kind, one after the other, the order alternating. One connection asks for the two
 paths in turn, some two hundred times a second: for a while on the idle server, then for as long as all clients
-upload at once. The client, the uploads and the server share the machine's cores, so the figures hold what the machine's scheduler
-adds; the idle ones show what that is without load. The peer is the framework's default, as in `benchmarks.upload`.
+upload at once. The client, the uploads and the server share the machine's cores, so the figures hold what the machine's
+scheduler adds; the idle ones show what that is without load. The peer is the framework's default, as in
+`benchmarks.upload`.
 """
 
 import argparse

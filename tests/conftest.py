@@ -1,13 +1,16 @@
-"""What every test run shares: which tests it leaves out, and that it says so.
+"""What every test run shares: which tests it leaves out, that it says so, and what it writes down.
 
-`make test` leaves out what needs more than a minute or a package from Debian or an environment of its own, and ends with a counted list of it.
-With `--all` nothing may be left out: a test that skips itself is a failure there.
+`make test` leaves out what needs more than a minute, a package from Debian, or an environment of its own, and ends with
+a counted list of it. With `--all` nothing may be left out: a test that skips itself is a failure there.
 """
 
 from collections import Counter
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
+
+from conformance import Recorder, cited
 
 LEFT_OUT = ("slow", "services", "sdk1", "peers")
 
@@ -15,10 +18,19 @@ _not_run: pytest.StashKey[Counter[str]] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record", type=Path, help="add what each test cites, and how it ended, here")
     parser.addoption("--all", action="store_true", help="run everything; whatever is not run fails")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    path = config.getoption("--record")
+    if path is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Recorder(path))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        item.user_properties.append(("cites", cited(getattr(item, "function", item).__doc__)))
     not_run = config.stash[_not_run] = Counter[str]()
     # Naming a test on the command line is asking for it, whatever its marks.
     if config.getoption("--all") or any("::" in argument for argument in config.args):
