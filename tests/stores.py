@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import corpus
+from mediagate.blobs.driver import BlobDriver
 from mediagate.blobs.local import LocalBlobDriver
 from mediagate.blobs.store import BlobStore
 from mediagate.core.events import Event
@@ -18,6 +19,7 @@ from mediagate.core.expiry import Lifetime
 from mediagate.core.files import FileObject, Purpose
 from mediagate.core.quotas import Quota
 from mediagate.core.scopes import DEFAULT_SCOPE, Scope
+from mediagate.executor import Executor
 from mediagate.index.sql import SqlIndex
 from mediagate.media.sniff import MEDIA_TYPES, sniff
 from mediagate.operations.claims import Claims
@@ -25,6 +27,7 @@ from mediagate.operations.files import Files
 from mediagate.operations.receive import ReceiveLimits, Receiver
 from mediagate.operations.removal import Remover
 from mediagate.operations.sweep import Sweeper
+from mediagate.operations.uploads import Uploads
 
 PNG = corpus.png_pixel()
 TTL_S = 3600.0
@@ -51,6 +54,7 @@ class Store:
     claims: Claims
     files: Files
     receiver: Receiver
+    uploads: Uploads
     sweeper: Sweeper
     events: list[Event]
 
@@ -92,10 +96,13 @@ async def opened(
     lifetime: Lifetime | None = None,
     lease_s: float = 60.0,
     renew_every_s: float = 15.0,
+    patience_s: float = 60.0,
+    driver: BlobDriver | None = None,
 ) -> AsyncIterator[Store]:
-    """A store in `path`, on the drivers that servers use."""
+    """A store in `path`, on the drivers that servers use; opened twice, it is what two processes share."""
     index = SqlIndex.sqlite(path / "index.sqlite3", durable=False)
-    blobs = BlobStore(LocalBlobDriver(path, durable=False))
+    blobs = BlobStore(driver or LocalBlobDriver(path, durable=False))
+    executor = Executor("test", threads=1)
     await index.open()
     await blobs.open()
     events: list[Event] = []
@@ -134,8 +141,16 @@ async def opened(
     sweeper = Sweeper(
         index=index, blobs=blobs, remover=remover, observer=events.append, clock=clock
     )
+    uploads = Uploads(
+        receiver=receiver,
+        remover=remover,
+        executor=executor,
+        poll_s=0.01,
+        patience_s=patience_s,
+    )
     try:
-        yield Store(path, index, blobs, remover, claims, files, receiver, sweeper, events)
+        yield Store(path, index, blobs, remover, claims, files, receiver, uploads, sweeper, events)
     finally:
+        executor.close()
         await blobs.close()
         await index.close()

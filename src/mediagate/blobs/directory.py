@@ -4,7 +4,8 @@ Each process that uses a directory holds a shared lock on its marker for as long
 lock with the process, however that ends. So "nobody uses it" is a question with a reliable answer.
 
 A directory that was not given is private, temporary, and removed by the last process out. One that a `kill -9` left
-behind is removed by the next start.
+behind is removed by the next start. One that was given stays; it is cleared only if it is asked for, is marked as ours,
+and in nobody's use.
 """
 
 import contextlib
@@ -17,7 +18,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
-from mediagate.blobs.layout import INDEX, LAYOUT_VERSION, MARKER
+from mediagate.blobs import layout
+from mediagate.blobs.layout import INDEX, INDEX_FILES, LAYOUT_VERSION, MARKER
+from mediagate.blobs.posix import sync_directory
 
 _PREFIX = "mediagate-"
 _DRAFT = f"{MARKER}."  # a first start that was killed, or found the disk full, may leave one
@@ -37,11 +40,16 @@ class StoreDirectory:
         self._lock = _mark(path, is_temporary=is_temporary)
 
     @classmethod
-    def given(cls, path: Path) -> Self:
+    def given(cls, path: Path, *, is_cleared: bool = False) -> Self:
         """A directory that the operator named; made if it does not exist.
 
+        Args:
+            path: Its name.
+            is_cleared: What was kept in it is removed first.
+
         Raises:
-            DirectoryError: It holds other things, belongs to a newer version, or cannot be written.
+            DirectoryError: It holds other things, belongs to a newer version, or cannot be written; or it is to be
+                cleared, and in use.
         """
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -52,9 +60,11 @@ class StoreDirectory:
                     f"{path} is not empty and is no mediagate store: give it a directory of its own"
                 )
                 raise DirectoryError(message)
+            if is_cleared and strangers:
+                _clear(path)
             return cls(path.resolve(), is_temporary=False)
         except OSError as exc:
-            raise DirectoryError(f"cannot use {path}: {exc.strerror}") from exc
+            raise DirectoryError(f"cannot use {path}: {exc.strerror or exc}") from exc
 
     @classmethod
     def temporary(cls) -> Self:
@@ -102,15 +112,47 @@ def _mark(path: Path, *, is_temporary: bool) -> int:
         if os.fstat(fd).st_nlink == 1:
             return fd
         os.close(fd)  # another process was first: lock its marker instead
-    fd = os.open(marker, os.O_RDWR | os.O_CLOEXEC)
-    fcntl.flock(fd, fcntl.LOCK_SH)
-    layout = _read_marker(fd).get("layout")
-    if not isinstance(layout, int) or layout > LAYOUT_VERSION:
+    return _lock_marker(path, fcntl.LOCK_SH)
+
+
+def _lock_marker(path: Path, lock: int) -> int:
+    """The descriptor that holds `lock` on the marker of a store that we understand."""
+    fd = os.open(path / MARKER, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, lock)
+        _check_layout(path, fd)
+    except BaseException:
         os.close(fd)
+        raise
+    return fd
+
+
+def _check_layout(path: Path, fd: int) -> None:
+    version = _read_marker(fd).get("layout")
+    if not isinstance(version, int) or version > LAYOUT_VERSION:
         raise DirectoryError(
             f"{path} was written by a newer mediagate: use that version, or another directory"
         )
-    return fd
+
+
+def _clear(path: Path) -> None:
+    """Remove what a store that nobody uses has kept, and nothing that is not a store's; the marker stays.
+
+    Rows go first, durably: bytes without a row are orphans, which the sweep finds if this is cut short.
+    """
+    try:
+        fd = _lock_marker(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DirectoryError(f"{path} is in use by another process: it was not cleared") from None
+    try:
+        for name in INDEX_FILES:
+            (path / name).unlink(missing_ok=True)
+        sync_directory(path)
+        for blobs in layout.fan_out(path):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(blobs)
+    finally:
+        os.close(fd)
 
 
 def _read_marker(fd: int) -> dict[str, object]:

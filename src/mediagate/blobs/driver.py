@@ -13,6 +13,10 @@ class BlobMissingError(Exception):
     """No blob has this key."""
 
 
+class BlobBusyError(Exception):
+    """Somebody else, in this or another process, goes on with this blob."""
+
+
 class DiskFullError(Exception):
     """The driver has no room for more bytes (ENOSPC, EDQUOT, EFBIG)."""
 
@@ -88,6 +92,61 @@ class BlobDriver(Protocol):
 
     def list(self) -> AsyncIterator[Sequence[BlobKey]]:
         """All keys, unfinished ones included, in batches, in no order."""
+
+
+class BlobTrunk(Protocol):
+    """An unfinished blob that is gone on with. Until `close`, or the end of the process, nobody else does.
+
+    What is in it is for the caller to know: `cut` comes first. Calls come one after another, never at once.
+    """
+
+    async def cut(self, size_bytes: int) -> None:
+        """Drop everything beyond `size_bytes`; what is written next follows there.
+
+        Raises:
+            OSError: The blob is shorter.
+        """
+
+    async def write(self, chunks: Sequence[Buffer]) -> None:
+        """As `BlobWriter.write`."""
+
+    async def keep(self) -> None:
+        """Make what was written durable; the blob stays unfinished.
+
+        Raises:
+            DiskFullError: There is no room.
+        """
+
+    async def finish(self, *, size_bytes: int) -> None:
+        """As `BlobWriter.commit`; `cut` makes the blob unfinished again."""
+
+    async def close(self) -> None:
+        """Let others go on with it. What was not kept may remain, until they `cut`. Safe to call more than once."""
+
+
+@runtime_checkable
+class ResumesBlobs(Protocol):
+    """Optional: a driver whose unfinished blobs can be gone on with, at another time, by another process."""
+
+    async def resume(self, key: BlobKey) -> BlobTrunk:
+        """Go on with a blob that was begun this way; the first time, begin it.
+
+        Raises:
+            BlobBusyError: Somebody else does.
+        """
+
+
+@runtime_checkable
+class CopiesBlobs(Protocol):
+    """Optional: a `BlobWriter` that takes bytes of other blobs of its driver without having them read first."""
+
+    async def copy(self, key: BlobKey, start: int, stop: int) -> None:
+        """Append the bytes from `start` up to `stop` of a blob, or of what is kept of an unfinished one.
+
+        Raises:
+            BlobMissingError: No blob has this key.
+            DiskFullError: There is no room; the writer can only be aborted.
+        """
 
 
 @runtime_checkable

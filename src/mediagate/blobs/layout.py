@@ -6,7 +6,7 @@ DIR/                        0700  given by --file-upload-dir, or private and tem
 └── blobs/                  0700
     ├── 00/ … ff/           0700  by the first two digits of the key
     │   ├── <key>           0600  the bytes of one file, complete and durable; never changed
-    │   └── <key>.partial   0600  bytes that are still arriving
+    │   └── <key>.partial   0600  bytes that are still arriving, by a receive or in the parts of an Upload
 """
 
 from collections.abc import Iterator
@@ -17,6 +17,8 @@ from mediagate.core.files import BlobKey
 MARKER = ".mediagate-store"
 LAYOUT_VERSION = 1
 INDEX = "index.sqlite3"
+INDEX_FILES = (INDEX, f"{INDEX}-wal", f"{INDEX}-shm")
+"""In the order in which they may go: a log without its database is dropped by SQLite, not replayed."""
 PARTIAL = ".partial"
 
 

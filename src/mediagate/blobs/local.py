@@ -5,27 +5,26 @@ bytes → size check → fsync → rename → fsync of the directory. What can b
 """
 
 import asyncio
+import contextlib
 import errno
 import os
 from collections.abc import AsyncIterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 from mediagate.blobs import layout
-from mediagate.blobs.driver import BlobMissingError, Buffer, DiskFullError
+from mediagate.blobs.driver import BlobMissingError, Buffer
+from mediagate.blobs.local_trunk import LocalBlobTrunk
+from mediagate.blobs.posix import (
+    OPEN_FLAGS,
+    READ_BYTES,
+    check_size,
+    copy_range,
+    sync_directory,
+    translate,
+    write_all,
+)
 from mediagate.core.files import BlobKey
 from mediagate.executor import Executor
-
-READ_BYTES = 256 * 1024
-
-_IOV_MAX = 1024  # POSIX writev
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_OPEN_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
-
-
-def _translate(error: OSError) -> Exception:
-    """What an operating system error means to callers; one that means nothing to them stays itself."""
-    return DiskFullError() if error.errno in _NO_ROOM else error
 
 
 class LocalBlobDriver:
@@ -55,8 +54,8 @@ class LocalBlobDriver:
         for directory in (layout.blobs(self._root), *layout.fan_out(self._root)):
             directory.mkdir(mode=0o700, exist_ok=True)
         if self._durable:
-            _sync_directory(layout.blobs(self._root))
-            _sync_directory(self._root)
+            sync_directory(layout.blobs(self._root))
+            sync_directory(self._root)
 
     async def close(self) -> None:
         """End the threads."""
@@ -73,6 +72,16 @@ class LocalBlobDriver:
             raise
         return writer
 
+    async def resume(self, key: BlobKey) -> LocalBlobTrunk:
+        """Go on with the temporary file of a trunk."""
+        trunk = LocalBlobTrunk(self._root, key, executor=self._writes, durable=self._durable)
+        try:
+            await self._writes.run(trunk.begin)
+        except asyncio.CancelledError:
+            await trunk.close()  # it has begun all the same
+            raise
+        return trunk
+
     async def read(self, key: BlobKey) -> "LocalBlobReader":
         """Open a blob; its open descriptor keeps the bytes readable whatever happens to the name."""
         reader = LocalBlobReader(self.local_path(key), executor=self._reads)
@@ -88,8 +97,9 @@ class LocalBlobDriver:
         await self._writes.run(self._unlink, key)
 
     def _unlink(self, key: BlobKey) -> None:
-        layout.blob_path(self._root, key).unlink(missing_ok=True)
+        # In this order: a commit that is under way moves the file from the first name to the second.
         layout.partial_path(self._root, key).unlink(missing_ok=True)
+        layout.blob_path(self._root, key).unlink(missing_ok=True)
 
     async def list(self) -> AsyncIterator[Sequence[BlobKey]]:
         """The keys, one fan-out directory at a time."""
@@ -105,6 +115,7 @@ class LocalBlobWriter:
     """One temporary file on its way to become a blob; see `BlobWriter`."""
 
     def __init__(self, root: Path, key: BlobKey, *, executor: Executor, durable: bool) -> None:
+        self._root = root
         self._partial = layout.partial_path(root, key)
         self._final = layout.blob_path(root, key)
         self._executor = executor
@@ -115,41 +126,48 @@ class LocalBlobWriter:
         """Create the temporary file; blocks."""
         try:
             self._fd = os.open(
-                self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OPEN_FLAGS, 0o600
+                self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | OPEN_FLAGS, 0o600
             )
         except OSError as exc:
-            raise _translate(exc) from exc
+            raise translate(exc) from exc
 
     async def write(self, chunks: Sequence[Buffer]) -> None:
         """Append `chunks`."""
-        await self._executor.run(self._write, chunks)
+        await self._executor.run(write_all, self._fd, chunks)
 
-    def _write(self, chunks: Sequence[Buffer]) -> None:
-        pending = [memoryview(chunk) for chunk in chunks]
+    async def copy(self, key: BlobKey, start: int, stop: int) -> None:
+        """Append bytes of another blob, within the kernel where it can."""
+        await self._executor.run(self._copy, key, start, stop)
+
+    def _copy(self, key: BlobKey, start: int, stop: int) -> None:
+        source = self._open_any(key)
         try:
-            while pending:
-                written = os.writev(self._fd, list(islice(pending, _IOV_MAX)))
-                pending = _after(pending, written)
-        except OSError as exc:
-            raise _translate(exc) from exc
+            copy_range(source, self._fd, start, stop)
+        finally:
+            os.close(source)
+
+    def _open_any(self, key: BlobKey) -> int:
+        partial, final = layout.partial_path(self._root, key), layout.blob_path(self._root, key)
+        for path in (partial, final, partial):  # it may be renamed meanwhile, and back
+            with contextlib.suppress(FileNotFoundError):
+                return os.open(path, os.O_RDONLY | OPEN_FLAGS)
+        raise BlobMissingError
 
     async def commit(self, *, size_bytes: int) -> None:
         """Check, sync, rename, sync the directory."""
         await self._executor.run(self._commit, size_bytes)
 
     def _commit(self, size_bytes: int) -> None:
-        if os.fstat(self._fd).st_size != size_bytes:
-            message = "the file on disk has another size than the bytes that were written"
-            raise OSError(errno.EIO, message)
+        check_size(self._fd, size_bytes)
         try:
             if self._durable:
                 os.fsync(self._fd)
             self._close()
             self._partial.rename(self._final)
             if self._durable:
-                _sync_directory(self._final.parent)
+                sync_directory(self._final.parent)
         except OSError as exc:
-            raise _translate(exc) from exc
+            raise translate(exc) from exc
 
     async def abort(self) -> None:
         """Remove whatever there is."""
@@ -178,7 +196,7 @@ class LocalBlobReader:
     def open(self) -> None:
         """Open the file; blocks."""
         try:
-            self._fd = os.open(self._path, os.O_RDONLY | _OPEN_FLAGS)
+            self._fd = os.open(self._path, os.O_RDONLY | OPEN_FLAGS)
         except FileNotFoundError:
             raise BlobMissingError from None
         self._size_bytes = os.fstat(self._fd).st_size
@@ -207,23 +225,6 @@ class LocalBlobReader:
             await self._executor.run(os.close, fd)
 
 
-def _after(pending: list[memoryview], written: int) -> list[memoryview]:
-    """What remains of `pending` after its first `written` bytes."""
-    for position, view in enumerate(pending):
-        if written < len(view):
-            return [view[written:], *pending[position + 1 :]]
-        written -= len(view)
-    return []
-
-
 def _keys_in(directory: Path) -> Sequence[BlobKey]:
     with os.scandir(directory) as entries:
         return [layout.key_of(entry.name) for entry in entries]
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

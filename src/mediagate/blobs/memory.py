@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 
-from mediagate.blobs.driver import BlobMissingError, Buffer, DiskFullError
+from mediagate.blobs.driver import BlobBusyError, BlobMissingError, Buffer, DiskFullError
 from mediagate.core.files import BlobKey
 
 _READ_BYTES = 256 * 1024
@@ -19,6 +19,7 @@ class MemoryBlobDriver:
         self._capacity_bytes = capacity_bytes
         self._blobs: dict[BlobKey, bytes] = {}
         self._partial: dict[BlobKey, bytearray] = {}
+        self._resumed: set[BlobKey] = set()
 
     async def open(self) -> None:
         """Nothing to do."""
@@ -30,6 +31,19 @@ class MemoryBlobDriver:
         """Begin a blob."""
         self._partial[key] = bytearray()
         return MemoryBlobWriter(self, key)
+
+    async def resume(self, key: BlobKey) -> "MemoryBlobTrunk":
+        """Go on with a blob."""
+        if key in self._resumed:
+            raise BlobBusyError
+        self._resumed.add(key)
+        if key not in self._blobs:
+            self._partial.setdefault(key, bytearray())
+        return MemoryBlobTrunk(self, key)
+
+    def let_go(self, key: BlobKey) -> None:
+        """Let others go on with a blob."""
+        self._resumed.discard(key)
 
     async def read(self, key: BlobKey) -> "MemoryBlobReader":
         """Open a blob."""
@@ -53,6 +67,26 @@ class MemoryBlobDriver:
             if not self._has_room_for(len(chunk)):
                 raise DiskFullError
             self._partial[key] += chunk
+
+    def cut(self, key: BlobKey, size_bytes: int) -> None:
+        """Make a blob unfinished and drop what it has beyond `size_bytes`."""
+        data = self._partial.pop(key, None)
+        if data is None:
+            data = bytearray(self._blobs.pop(key, b""))
+        if len(data) < size_bytes:
+            message = "the blob is shorter than what was kept of it"
+            raise OSError(message)
+        self._partial[key] = data[:size_bytes]
+
+    def peek(self, key: BlobKey, start: int, stop: int) -> bytes:
+        """Bytes of a blob, finished or not."""
+        found = self._partial.get(key, self._blobs.get(key))
+        if found is None:
+            raise BlobMissingError
+        if len(found) < stop:
+            message = "a blob is shorter than what was kept of it"
+            raise OSError(message)
+        return bytes(found[start:stop])
 
     def finish(self, key: BlobKey, size_bytes: int) -> None:
         """Make an unfinished blob readable."""
@@ -83,6 +117,10 @@ class MemoryBlobWriter:
         """Append `chunks`."""
         self._driver.append(self._key, chunks)
 
+    async def copy(self, key: BlobKey, start: int, stop: int) -> None:
+        """Append bytes of another blob."""
+        self._driver.append(self._key, [self._driver.peek(key, start, stop)])
+
     async def commit(self, *, size_bytes: int) -> None:
         """Make it readable."""
         self._driver.finish(self._key, size_bytes)
@@ -90,6 +128,33 @@ class MemoryBlobWriter:
     async def abort(self) -> None:
         """Drop it."""
         self._driver.drop(self._key)
+
+
+class MemoryBlobTrunk:
+    """One blob that is gone on with; see `BlobTrunk`."""
+
+    def __init__(self, driver: MemoryBlobDriver, key: BlobKey) -> None:
+        self._driver = driver
+        self._key = key
+
+    async def cut(self, size_bytes: int) -> None:
+        """Go back to `size_bytes`."""
+        self._driver.cut(self._key, size_bytes)
+
+    async def write(self, chunks: Sequence[Buffer]) -> None:
+        """Append `chunks`."""
+        self._driver.append(self._key, chunks)
+
+    async def keep(self) -> None:
+        """Nothing to do."""
+
+    async def finish(self, *, size_bytes: int) -> None:
+        """Make it readable."""
+        self._driver.finish(self._key, size_bytes)
+
+    async def close(self) -> None:
+        """Let others go on with it."""
+        self._driver.let_go(self._key)
 
 
 class MemoryBlobReader:

@@ -2,18 +2,31 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
 
-from mediagate.blobs.driver import BlobDriver, BlobReader, BlobWriter, Buffer, HasLocalPath
+from mediagate.blobs.driver import (
+    BlobBusyError,
+    BlobDriver,
+    BlobReader,
+    BlobTrunk,
+    BlobWriter,
+    Buffer,
+    CopiesBlobs,
+    HasLocalPath,
+    ResumesBlobs,
+)
 from mediagate.core.files import BlobKey, Digest
 from mediagate.executor import complete
 
 BATCH_BYTES = 512 * 1024
 """Bytes handed to the driver at once. One batch fills while one is written: a receive holds two at the most."""
+
+COPY_BYTES = 16 * 1024**2
+"""Bytes copied at once: a driver's threads are shared with those who write and wait."""
 
 _SMALL_BYTES = 16 * 1024  # below it, copying costs less than one more buffer in a batch
 
@@ -24,6 +37,15 @@ class Stored:
 
     size_bytes: int
     digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes of a blob, from `start` up to `stop`."""
+
+    blob: BlobKey
+    start: int
+    stop: int
 
 
 class BlobStore:
@@ -47,6 +69,60 @@ class BlobStore:
             DiskFullError: There is no room.
         """
         return BlobSink(await self._driver.create(key))
+
+    async def resume(self, key: BlobKey) -> BlobTrunk | None:
+        """Go on with an unfinished blob, or begin it; None: somebody else does, or the driver cannot.
+
+        Raises:
+            DiskFullError: There is no room.
+        """
+        if not isinstance(self._driver, ResumesBlobs):
+            return None
+        try:
+            return await self._driver.resume(key)
+        except BlobBusyError:
+            return None
+
+    async def append(self, trunk: BlobTrunk, *, at: int, hasher: blake3) -> "BlobSink":
+        """Write to `trunk` from `at` on. The sink's `finish` keeps what was written, its `abort` takes it back.
+
+        Args:
+            trunk: What `resume` gave; still the caller's to close.
+            at: Where; everything beyond is dropped.
+            hasher: Continued, so that the digest is one of more than what is written now.
+        """
+        await trunk.cut(at)
+        return BlobSink(_TrunkWriter(trunk, at), hasher)
+
+    async def join(self, key: BlobKey, spans: Iterable[Span]) -> None:
+        """Make a blob out of others, in this order, durable and readable; or nothing.
+
+        Raises:
+            BlobMissingError: One of them is not there.
+            DiskFullError: There is no room.
+        """
+        writer = await self._driver.create(key)
+        size_bytes = 0
+        try:
+            for span in spans:
+                await self._copy(writer, span)
+                size_bytes += span.stop - span.start
+            await writer.commit(size_bytes=size_bytes)
+        except BaseException:
+            await complete(writer.abort())
+            raise
+
+    async def _copy(self, writer: BlobWriter, span: Span) -> None:
+        if isinstance(writer, CopiesBlobs):
+            for start in range(span.start, span.stop, COPY_BYTES):
+                await writer.copy(span.blob, start, min(start + COPY_BYTES, span.stop))
+            return
+        reader = await self._driver.read(span.blob)
+        try:
+            async for chunk in reader.chunks(span.start, span.stop):
+                await writer.write((chunk,))
+        finally:
+            await reader.close()
 
     async def read(self, key: BlobKey) -> BlobReader:
         """Open a blob.
@@ -75,9 +151,9 @@ class BlobSink:
     Exactly one of `finish` and `abort` ends it; `abort` may follow a failed `finish`. One task at a time.
     """
 
-    def __init__(self, writer: BlobWriter) -> None:
+    def __init__(self, writer: BlobWriter, hasher: blake3 | None = None) -> None:
         self._writer = writer
-        self._hash = blake3()
+        self._hash = blake3() if hasher is None else hasher
         self._size_bytes = 0
         self._batch: list[Buffer] = []
         self._batch_bytes = 0
@@ -130,7 +206,7 @@ class BlobSink:
             await self._writer.write(self._batch)
             self._batch = []
         await self._writer.commit(size_bytes=self._size_bytes)
-        return Stored(self._size_bytes, Digest(f"blake3:{self._hash.hexdigest()}"))
+        return Stored(self._size_bytes, digest_of(self._hash))
 
     async def abort(self) -> None:
         """Leave nothing behind."""
@@ -138,3 +214,25 @@ class BlobSink:
         with contextlib.suppress(Exception):  # the write that failed is why we are here
             await self._settle()
         await self._writer.abort()
+
+
+class _TrunkWriter:
+    """What a sink writes to a trunk: kept at its end, taken back when it fails."""
+
+    def __init__(self, trunk: BlobTrunk, at: int) -> None:
+        self._trunk = trunk
+        self._at = at
+
+    async def write(self, chunks: Sequence[Buffer]) -> None:
+        await self._trunk.write(chunks)
+
+    async def commit(self, *, size_bytes: int) -> None:
+        await self._trunk.keep()
+
+    async def abort(self) -> None:
+        await self._trunk.cut(self._at)
+
+
+def digest_of(hasher: blake3) -> Digest:
+    """The digest of all that `hasher` was given."""
+    return Digest(f"blake3:{hasher.hexdigest()}")

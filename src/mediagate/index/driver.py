@@ -10,6 +10,10 @@ A row passes through three states, never backwards:
 - **READY**: what clients see, as long as it is not expired. Expired rows are invisible at once, swept later.
 - **DELETING**: invisible; the bytes are removed when no lease is live, then the row is forgotten.
 
+An Upload takes space in rows of its own, all of them RESERVED for as long as it is pending, so that quota, lapse,
+removal and the search for orphans know nothing of Uploads: one row for its trunk, one for each part that is arriving or
+has a blob of its own, one for the file while it is put together. The trunk's row counts as a file, the others as none.
+
 Space counts from `reserve` until `abandon` or `forget`, for the scope and for the whole store; at no commit does
 the sum exceed the quota. All times are Unix seconds. A cancelled call has either happened entirely or not at all,
 and is over when the cancellation is delivered.
@@ -25,6 +29,7 @@ from mediagate.core.leases import LeaseId
 from mediagate.core.quotas import Quota, Usage
 from mediagate.core.scopes import Scope
 from mediagate.core.store_key import StoreKey
+from mediagate.core.uploads import Part, PartId, Upload, UploadId
 
 
 class State(IntEnum):
@@ -159,8 +164,17 @@ class Index(Protocol):
             UnknownCursorError: `after` is no file of this scope.
         """
 
+    async def exists(self, file_id: FileId, *, now: float) -> bool:
+        """Whether there is a READY, unexpired file of that id, whoever owns it.
+
+        For what the operator is told; no answer to a client may depend on it.
+        """
+
     async def usage(self, scope: Scope | None = None) -> Usage:
         """What `scope`, or the whole store, takes."""
+
+    async def reserved(self) -> Usage:
+        """What RESERVED rows take of the whole store's usage."""
 
     # lease ---------------------------------------------------------------------------------------------
 
@@ -180,6 +194,12 @@ class Index(Protocol):
             but never moved earlier. Ids that are missing in it are not leased.
         """
 
+    async def leased(self, lease_id: LeaseId, position: int, *, now: float) -> FileObject | None:
+        """The file at `position` (from 0) among those that a live lease holds, in the order of their ids, or None.
+
+        A file that was deleted, expired or evicted meanwhile is found too. No use: nothing is touched.
+        """
+
     async def renew(
         self, *, leases: Collection[LeaseId], reservations: Collection[FileId], until: float
     ) -> None:
@@ -187,6 +207,68 @@ class Index(Protocol):
 
     async def release(self, lease_id: LeaseId, *, now: float) -> Sequence[Removal]:
         """End a lease; returns the rows in DELETING that no live lease holds any more because of it."""
+
+    # uploads -------------------------------------------------------------------------------------------
+
+    async def begin_upload(self, upload: Upload, *, quota: Quota) -> bool:
+        """Insert `upload`, and the RESERVED row of its trunk, of no bytes, which lapses when the Upload expires.
+
+        Returns:
+            Whether the scope may have one more file; otherwise nothing changed.
+        """
+
+    async def get_upload(self, upload_id: UploadId, *, scope: Scope) -> Upload | None:
+        """The Upload of that scope, whatever its status, as long as it is remembered."""
+
+    async def parts(self, upload_id: UploadId) -> Sequence[Part]:
+        """The parts of a pending Upload, in the order of their arrival."""
+
+    async def begin_part(
+        self, part_id: PartId, *, scope: Scope, blob: BlobKey, until: float
+    ) -> None:
+        """As `begin`, for a part; `reserve` and `abandon` take its id. It counts as no file."""
+
+    async def add_part(self, part: Part, *, now: float) -> bool:
+        """Make a part whose bytes are durable belong to its Upload, durably, and give back space beyond its size.
+
+        If `part.blob` is the trunk, the trunk grows by it and its own row goes; otherwise its row lasts as long as
+        the Upload.
+
+        Returns:
+            Whether the Upload is pending and unexpired and, for the trunk, ends where the part starts; otherwise
+            nothing changed.
+
+        Raises:
+            ReservationLostError: There is no RESERVED row of this part that holds that many bytes.
+        """
+
+    async def claim_upload(
+        self, upload_id: UploadId, *, blob: BlobKey, now: float, until: float
+    ) -> bool:
+        """Insert the RESERVED row of the Upload's file, which lapses at `until` and counts as no file.
+
+        It is the claim to complete the Upload: of all who try at once, one succeeds. `abandon` gives it up.
+
+        Returns:
+            Whether the Upload is pending and unexpired and there was no such row; otherwise nothing changed.
+        """
+
+    async def complete_upload(
+        self, upload_id: UploadId, file: FileObject, *, part_order: str
+    ) -> bool:
+        """Make `file` READY and the Upload COMPLETED, durably; the rest of the Upload moves to DELETING.
+
+        If `file.blob` is the trunk, the trunk's space becomes the file's; otherwise it is the claim's own blob.
+
+        Returns:
+            Whether the Upload was pending; otherwise nothing changed.
+
+        Raises:
+            ReservationLostError: The claim, or the trunk, is gone or holds fewer bytes.
+        """
+
+    async def cancel_upload(self, upload_id: UploadId, *, now: float) -> bool:
+        """Make a pending, unexpired Upload CANCELLED, durably; its trunk and its parts move to DELETING."""
 
     # remove: row first, bytes next, `forget` last ----------------------------------------------------------
 
@@ -196,16 +278,14 @@ class Index(Protocol):
     async def expire(self, *, now: float, limit: int) -> Sequence[FileObject]:
         """Move up to `limit` expired READY rows to DELETING, durably, and return them."""
 
-    async def evict(self, *, scope: Scope | None, now: float) -> FileObject | None:
-        """Move the least recently used READY file that no live lease holds to DELETING, durably.
-
-        Args:
-            scope: Only among the files of this scope; None: of the whole store.
-            now: Leases that ended by then do not protect.
-        """
+    async def evict(self, *, scope: Scope, now: float) -> FileObject | None:
+        """Move the least recently used READY file of `scope` that no live lease holds to DELETING, durably."""
 
     async def lapse(self, *, now: float, limit: int) -> None:
-        """Move up to `limit` RESERVED rows whose claim lapsed to DELETING; drop lapsed leases and old cursors."""
+        """Move up to `limit` RESERVED rows whose claim lapsed to DELETING; drop what has been over for long enough.
+
+        That is leases that lapsed, cursors after `CURSOR_S`, Uploads `REMEMBERED_S` after their expiry.
+        """
 
     async def removable(self, *, now: float, limit: int) -> Sequence[Removal]:
         """Up to `limit` rows in DELETING that no live lease holds."""

@@ -5,7 +5,7 @@ thousands of files, not for millions.
 """
 
 import secrets
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from mediagate.core.eviction import eviction_order
@@ -15,6 +15,7 @@ from mediagate.core.leases import LeaseId, is_live
 from mediagate.core.quotas import Quota, Usage, fits
 from mediagate.core.scopes import Scope
 from mediagate.core.store_key import KEY_BYTES, StoreKey
+from mediagate.core.uploads import REMEMBERED_S, Part, PartId, Upload, UploadId, UploadStatus
 from mediagate.index.driver import (
     CURSOR_S,
     Order,
@@ -36,6 +37,7 @@ class _Row:
     state: State = State.RESERVED
     held_bytes: int | None = None
     file: FileObject | None = None
+    is_part: bool = False
 
 
 class MemoryIndex:
@@ -45,6 +47,8 @@ class MemoryIndex:
         self._rows: dict[FileId, _Row] = {}
         self._leases: dict[LeaseId, dict[FileId, float]] = {}
         self._places: dict[FileId, tuple[Scope, int, float]] = {}
+        self._uploads: dict[UploadId, Upload] = {}
+        self._parts: dict[UploadId, list[Part]] = {}
         self._key = StoreKey(secrets.token_bytes(KEY_BYTES))
 
     async def open(self) -> None:
@@ -67,7 +71,8 @@ class MemoryIndex:
         """Claim `extra_bytes` more."""
         row = self._reserved(file_id)
         own = self._usage(row.scope)
-        own = Usage(own.used_bytes, own.files + (row.held_bytes is None))
+        is_new_file = row.held_bytes is None and not row.is_part
+        own = Usage(own.used_bytes, own.files + is_new_file)
         scope_fits = fits(
             own, extra_bytes, max_bytes=quota.scope_bytes, max_files=quota.scope_files
         )
@@ -86,6 +91,7 @@ class MemoryIndex:
         if row.held_bytes is None or row.held_bytes < file.size_bytes:
             raise ReservationLostError
         row.state, row.file, row.held_bytes = State.READY, file, file.size_bytes
+        row.is_part = False
 
     async def abandon(self, file_id: FileId) -> None:
         """Remove a RESERVED row."""
@@ -130,9 +136,18 @@ class MemoryIndex:
         found.sort(key=lambda f: (f.created_at, f.id), reverse=falling)
         return Page(files=found[:limit], has_more=len(found) > limit)
 
+    async def exists(self, file_id: FileId, *, now: float) -> bool:
+        """Whether there is such a file."""
+        row = self._rows.get(file_id)
+        return row is not None and await self.get(file_id, scope=row.scope, now=now) is not None
+
     async def usage(self, scope: Scope | None = None) -> Usage:
         """What `scope`, or the whole store, takes."""
         return self._usage(scope)
+
+    async def reserved(self) -> Usage:
+        """What RESERVED rows take."""
+        return _usage_of(row for row in self._rows.values() if row.state is State.RESERVED)
 
     # lease -------------------------------------------------------------------------------------------
 
@@ -158,6 +173,13 @@ class MemoryIndex:
             claims[file_id] = max(until, claims.get(file_id, until))
         return leased
 
+    async def leased(self, lease_id: LeaseId, position: int, *, now: float) -> FileObject | None:
+        """The file at `position` of a live lease."""
+        claims = sorted(self._leases.get(lease_id, {}).items())
+        rows = [self._rows.get(file_id) for file_id, until in claims if is_live(until, now)]
+        held = [row.file for row in rows if row is not None and row.file is not None]
+        return held[position] if position < len(held) else None
+
     async def renew(
         self, *, leases: Collection[LeaseId], reservations: Collection[FileId], until: float
     ) -> None:
@@ -175,6 +197,97 @@ class MemoryIndex:
         ended = self._leases.pop(lease_id, {})
         return [r for r in self._removals(now) if is_live(ended.get(r.id, now), now)]
 
+    # uploads -----------------------------------------------------------------------------------------
+
+    async def begin_upload(self, upload: Upload, *, quota: Quota) -> bool:
+        """Insert an Upload."""
+        self._rows[upload.id] = _Row(upload.scope, upload.blob, upload.expires_at)
+        if not await self.reserve(upload.id, 0, quota=quota):
+            del self._rows[upload.id]
+            return False
+        self._uploads[upload.id], self._parts[upload.id] = upload, []
+        return True
+
+    async def get_upload(self, upload_id: UploadId, *, scope: Scope) -> Upload | None:
+        """The Upload, or None."""
+        upload = self._uploads.get(upload_id)
+        return upload if upload is not None and upload.scope == scope else None
+
+    async def parts(self, upload_id: UploadId) -> Sequence[Part]:
+        """In the order of their arrival."""
+        return list(self._parts.get(upload_id, ()))
+
+    async def begin_part(
+        self, part_id: PartId, *, scope: Scope, blob: BlobKey, until: float
+    ) -> None:
+        """Insert a RESERVED row that counts as no file."""
+        self._rows[part_id] = _Row(scope, blob, until, is_part=True)
+
+    async def add_part(self, part: Part, *, now: float) -> bool:
+        """Make a part belong to its Upload."""
+        upload = self._unexpired(part.upload_id, now)
+        if upload is None:
+            return False
+        row = self._reserved(part.id)
+        if (row.held_bytes or 0) < part.size_bytes:
+            raise ReservationLostError
+        if part.blob == upload.blob:
+            if part.start != upload.trunk_bytes:
+                return False
+            trunk = self._reserved(upload.id)
+            trunk.held_bytes = (trunk.held_bytes or 0) + part.size_bytes
+            upload = replace(upload, trunk_bytes=part.stop)
+            del self._rows[part.id]
+        else:
+            row.held_bytes, row.until = part.size_bytes, upload.expires_at
+        self._uploads[upload.id] = replace(upload, parts=upload.parts + 1)
+        self._parts[upload.id].append(part)
+        return True
+
+    async def claim_upload(
+        self, upload_id: UploadId, *, blob: BlobKey, now: float, until: float
+    ) -> bool:
+        """Claim to complete an Upload."""
+        upload = self._unexpired(upload_id, now)
+        if upload is None or upload.file_id in self._rows:
+            return False
+        self._rows[upload.file_id] = _Row(upload.scope, blob, until, is_part=True)
+        return True
+
+    async def complete_upload(
+        self, upload_id: UploadId, file: FileObject, *, part_order: str
+    ) -> bool:
+        """PENDING to COMPLETED, and the file READY."""
+        upload = self._uploads.get(upload_id)
+        if upload is None or upload.status is not UploadStatus.PENDING:
+            return False
+        before = replace(self._reserved(file.id))
+        claim = self._rows[file.id]
+        if file.blob == upload.blob:
+            trunk = self._reserved(upload_id)
+            claim.blob = trunk.blob
+            claim.held_bytes = (claim.held_bytes or 0) + (trunk.held_bytes or 0)
+        try:
+            await self.commit(file)
+        except ReservationLostError:
+            self._rows[file.id] = before
+            raise
+        if file.blob == upload.blob:
+            del self._rows[upload_id]
+        else:
+            self._drop(upload_id, is_part=True)
+        self._end(replace(upload, status=UploadStatus.COMPLETED, part_order=part_order))
+        return True
+
+    async def cancel_upload(self, upload_id: UploadId, *, now: float) -> bool:
+        """PENDING to CANCELLED."""
+        upload = self._unexpired(upload_id, now)
+        if upload is None:
+            return False
+        self._drop(upload_id, is_part=False)
+        self._end(replace(upload, status=UploadStatus.CANCELLED))
+        return True
+
     # remove ------------------------------------------------------------------------------------------
 
     async def delete(self, file_id: FileId, *, scope: Scope, now: float) -> FileObject | None:
@@ -188,10 +301,10 @@ class MemoryIndex:
         expired.sort(key=lambda f: f.expires_at or now)
         return [self._remove(f, now) for f in expired[:limit]]
 
-    async def evict(self, *, scope: Scope | None, now: float) -> FileObject | None:
-        """The least recently used unleased READY row to DELETING."""
+    async def evict(self, *, scope: Scope, now: float) -> FileObject | None:
+        """The least recently used unleased READY row of `scope` to DELETING."""
         candidates = [
-            f for f in self._ready() if scope in (None, f.scope) and not self._is_leased(f.id, now)
+            f for f in self._ready() if f.scope == scope and not self._is_leased(f.id, now)
         ]
         victims = eviction_order(candidates)
         return self._remove(victims[0], now) if victims else None
@@ -214,6 +327,9 @@ class MemoryIndex:
         self._places = {
             file_id: place for file_id, place in self._places.items() if is_live(place[2], now)
         }
+        for upload in tuple(self._uploads.values()):
+            if is_expired(upload.expires_at, now - REMEMBERED_S):
+                del self._uploads[upload.id], self._parts[upload.id]
 
     async def removable(self, *, now: float, limit: int) -> Sequence[Removal]:
         """Rows in DELETING that no live lease holds."""
@@ -238,13 +354,25 @@ class MemoryIndex:
             raise ReservationLostError
         return row
 
+    def _unexpired(self, upload_id: UploadId, now: float) -> Upload | None:
+        upload = self._uploads.get(upload_id)
+        if upload is None or upload.status_at(now) is not UploadStatus.PENDING:
+            return None
+        return upload
+
+    def _end(self, upload: Upload) -> None:
+        self._uploads[upload.id] = upload
+        for part in self._parts[upload.id]:
+            self._drop(part.id, is_part=True)
+        self._parts[upload.id] = []
+
+    def _drop(self, row_id: FileId, *, is_part: bool) -> None:
+        row = self._rows.get(row_id)
+        if row is not None and row.state is State.RESERVED:
+            row.state, row.is_part = State.DELETING, is_part
+
     def _usage(self, scope: Scope | None) -> Usage:
-        held = [
-            row.held_bytes
-            for row in self._rows.values()
-            if row.held_bytes is not None and scope in (None, row.scope)
-        ]
-        return Usage(used_bytes=sum(held), files=len(held))
+        return _usage_of(row for row in self._rows.values() if scope in (None, row.scope))
 
     def _ready(self) -> Iterator[FileObject]:
         return (r.file for r in self._rows.values() if r.file and r.state is State.READY)
@@ -275,3 +403,11 @@ class MemoryIndex:
         self._rows[file.id].state = State.DELETING
         self._places[file.id] = (file.scope, file.created_at, now + CURSOR_S)
         return file
+
+
+def _usage_of(rows: Iterable[_Row]) -> Usage:
+    taking = [row for row in rows if row.held_bytes is not None]
+    return Usage(
+        used_bytes=sum(row.held_bytes or 0 for row in taking),
+        files=sum(not row.is_part for row in taking),
+    )

@@ -6,9 +6,10 @@
       blob           unique                                        files         reserved at least once
       state          0 RESERVED, 1 READY, 2 DELETING
       lapses_at      RESERVED: when the claim ends               leases    one row for each file of a lease
-      size_bytes     what the row takes from the quota;            file_id   ┐ key
-                     null until its first reservation              lease_id  ┘
-      filename       ┐                                             until
+      is_part        takes space, but counts as no file            file_id   ┐ key
+      size_bytes     what the row takes from the quota;            lease_id  ┘
+                     null until its first reservation              until
+      filename       ┐
       purpose        │
       mime_type      │                                           cursors   places in listings whose files are gone
       digest         │ null while RESERVED                         id            key
@@ -16,9 +17,22 @@
       last_used_at   │                                             created_at
       expires_at     │ null: never                                 until         when it may be dropped
       ttl_s          ┘ null: `expires_at` is fixed
-                                                                 schema_version    one row
-    store_key  one row                                             version
-      secret         32 random bytes
+                                                                 parts     of pending Uploads
+    uploads    one row an Upload, until an hour after its expiry   id            key; see `core.uploads`
+      id             key; see `core.uploads`                       upload_id
+      scope                                                        number        in order of arrival
+      file_id        decided at the start                          blob          the trunk, or its own
+      blob           of the trunk                                  start         in the blob
+      size_bytes     declared                                      size_bytes
+      filename                                                     created_at
+      purpose
+      fixed_s        null: the server's lifetime                 schema_version    one row
+      created_at                                                   version
+      expires_at
+      status         0 PENDING, 1 COMPLETED, 2 CANCELLED         store_key  one row
+      trunk_bytes                                                  secret         32 random bytes
+      parts          how many
+      part_order     null until completed
 
 A lease is a row of its own rather than a time in `files`, so that its end frees the file at once, whoever else holds
 one. It may outlive its file's row; it then means nothing and goes when it is released or has lapsed.
@@ -50,6 +64,7 @@ files = sa.Table(
     sa.Column("blob", sa.Text, nullable=False, unique=True),
     sa.Column("state", sa.SmallInteger, nullable=False),
     sa.Column("lapses_at", sa.Double),
+    sa.Column("is_part", sa.Boolean, nullable=False),
     sa.Column("size_bytes", sa.BigInteger),
     sa.Column("filename", sa.Text),
     sa.Column("purpose", sa.Text),
@@ -91,6 +106,41 @@ cursors = sa.Table(
     sqlite_with_rowid=False,
 )
 
+uploads = sa.Table(
+    "uploads",
+    METADATA,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("scope", sa.Text, nullable=False),
+    sa.Column("file_id", sa.Text, nullable=False),
+    sa.Column("blob", sa.Text, nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("filename", sa.Text, nullable=False),
+    sa.Column("purpose", sa.Text, nullable=False),
+    sa.Column("fixed_s", sa.Double),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("expires_at", sa.BigInteger, nullable=False),
+    sa.Column("status", sa.SmallInteger, nullable=False),
+    sa.Column("trunk_bytes", sa.BigInteger, nullable=False),
+    sa.Column("parts", sa.Integer, nullable=False),
+    sa.Column("part_order", sa.Text),
+    sa.Index("uploads_by_expiry", "expires_at"),
+    sqlite_with_rowid=False,
+)
+
+parts = sa.Table(
+    "parts",
+    METADATA,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("upload_id", sa.Text, nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("blob", sa.Text, nullable=False),
+    sa.Column("start", sa.BigInteger, nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Index("parts_by_upload", "upload_id", "number"),
+    sqlite_with_rowid=False,
+)
+
 schema_version = sa.Table(
     "schema_version", METADATA, sa.Column("version", sa.Integer, primary_key=True)
 )
@@ -112,8 +162,7 @@ def _draw_index(name: str, state: State, *columns: str) -> None:
 
 _draw_index("files_by_age", State.READY, "scope", "created_at", "id")
 _draw_index("files_by_purpose", State.READY, "scope", "purpose", "created_at", "id")
-_draw_index("files_by_use", State.READY, "last_used_at", "id")
-_draw_index("files_by_scope_use", State.READY, "scope", "last_used_at", "id")
+_draw_index("files_by_use", State.READY, "scope", "last_used_at", "id")
 _draw_index("files_by_expiry", State.READY, "expires_at")
 _draw_index("files_reserved", State.RESERVED, "lapses_at")
 _draw_index("files_deleting", State.DELETING, "id")

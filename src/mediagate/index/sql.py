@@ -9,7 +9,8 @@ from mediagate.core.leases import LeaseId
 from mediagate.core.quotas import Quota, Usage
 from mediagate.core.scopes import Scope
 from mediagate.core.store_key import StoreKey
-from mediagate.index import transactions
+from mediagate.core.uploads import Part, PartId, Upload, UploadId
+from mediagate.index import transactions, upload_transactions
 from mediagate.index.driver import Order, Page, Removal
 from mediagate.index.sqlite import Sqlite
 
@@ -17,9 +18,10 @@ from mediagate.index.sqlite import Sqlite
 class SqlIndex:
     """`Index` on a SQL database.
 
-    Rows that follow durable bytes (`commit`) or precede their removal (`delete`, `expire`, `evict`) are durable on
-    return. The rest may be lost in a power cut, which no promise depends on: a lost reservation leaves an orphan, a
-    lost lease had no process left, a row that was forgotten is forgotten again.
+    Rows that follow durable bytes (`commit`, `add_part`, `complete_upload`) or precede their removal (`delete`,
+    `expire`, `evict`, `cancel_upload`) are durable on return. The rest may be lost in a power cut, which no promise
+    depends on: a lost reservation leaves an orphan, a lost lease had no process left, a row that was forgotten is
+    forgotten again.
 
     The periodic calls look first and take the write lock only if there is work.
 
@@ -86,9 +88,17 @@ class SqlIndex:
             transactions.list_files, scope, now, limit, order, after, purpose
         )
 
+    async def exists(self, file_id: FileId, *, now: float) -> bool:
+        """Whether there is such a file."""
+        return await self._database.read(transactions.exists, file_id, now)
+
     async def usage(self, scope: Scope | None = None) -> Usage:
         """What `scope`, or the whole store, takes."""
         return await self._database.read(transactions.usage_of, scope)
+
+    async def reserved(self) -> Usage:
+        """What RESERVED rows take."""
+        return await self._database.read(transactions.reserved)
 
     async def lease(
         self,
@@ -104,6 +114,10 @@ class SqlIndex:
             return {}
         return await self._database.write(transactions.lease, file_ids, lease_id, scope, now, until)
 
+    async def leased(self, lease_id: LeaseId, position: int, *, now: float) -> FileObject | None:
+        """The file at `position` of a live lease."""
+        return await self._database.read(transactions.leased, lease_id, position, now)
+
     async def renew(
         self, *, leases: Collection[LeaseId], reservations: Collection[FileId], until: float
     ) -> None:
@@ -115,6 +129,52 @@ class SqlIndex:
         """End a lease."""
         return await self._database.write(transactions.release, lease_id, now)
 
+    async def begin_upload(self, upload: Upload, *, quota: Quota) -> bool:
+        """Insert an Upload."""
+        try:
+            await self._database.write(upload_transactions.begin_upload, upload, quota)
+        except transactions.NoRoomError:
+            return False
+        return True
+
+    async def get_upload(self, upload_id: UploadId, *, scope: Scope) -> Upload | None:
+        """The Upload, or None."""
+        return await self._database.read(upload_transactions.get_upload, upload_id, scope)
+
+    async def parts(self, upload_id: UploadId) -> Sequence[Part]:
+        """In the order of their arrival."""
+        return await self._database.read(upload_transactions.parts_of, upload_id)
+
+    async def begin_part(
+        self, part_id: PartId, *, scope: Scope, blob: BlobKey, until: float
+    ) -> None:
+        """Insert a RESERVED row that counts as no file."""
+        await self._database.write(upload_transactions.begin_part, part_id, scope, blob, until)
+
+    async def add_part(self, part: Part, *, now: float) -> bool:
+        """Make a part belong to its Upload, durably."""
+        return await self._database.write_durably(upload_transactions.add_part, part, now)
+
+    async def claim_upload(
+        self, upload_id: UploadId, *, blob: BlobKey, now: float, until: float
+    ) -> bool:
+        """Claim to complete an Upload."""
+        return await self._database.write(
+            upload_transactions.claim_upload, upload_id, blob, now, until
+        )
+
+    async def complete_upload(
+        self, upload_id: UploadId, file: FileObject, *, part_order: str
+    ) -> bool:
+        """PENDING to COMPLETED, and the file READY, durably."""
+        return await self._database.write_durably(
+            upload_transactions.complete_upload, upload_id, file, part_order
+        )
+
+    async def cancel_upload(self, upload_id: UploadId, *, now: float) -> bool:
+        """PENDING to CANCELLED, durably."""
+        return await self._database.write_durably(upload_transactions.cancel_upload, upload_id, now)
+
     async def delete(self, file_id: FileId, *, scope: Scope, now: float) -> FileObject | None:
         """READY to DELETING, durably."""
         return await self._database.write_durably(transactions.delete, file_id, scope, now)
@@ -125,8 +185,8 @@ class SqlIndex:
             return ()
         return await self._database.write_durably(transactions.expire, now, limit)
 
-    async def evict(self, *, scope: Scope | None, now: float) -> FileObject | None:
-        """The least recently used unleased READY row to DELETING, durably."""
+    async def evict(self, *, scope: Scope, now: float) -> FileObject | None:
+        """The least recently used unleased READY row of `scope` to DELETING, durably."""
         return await self._database.write_durably(transactions.evict, scope, now)
 
     async def lapse(self, *, now: float, limit: int) -> None:

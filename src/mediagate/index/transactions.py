@@ -24,6 +24,7 @@ from mediagate.core.leases import LeaseId
 from mediagate.core.quotas import Quota, Usage
 from mediagate.core.scopes import Scope
 from mediagate.core.store_key import StoreKey
+from mediagate.core.uploads import REMEMBERED_S
 from mediagate.index.driver import (
     CURSOR_S,
     Order,
@@ -40,7 +41,9 @@ from mediagate.index.schema import (
     in_state,
     leases,
     owner_of,
+    parts,
     store_key,
+    uploads,
     usage,
 )
 
@@ -108,9 +111,10 @@ _BEGIN = files.insert().values(
     blob=bindparam("blob"),
     state=State.RESERVED.value,
     lapses_at=bindparam("lapses_at"),
+    is_part=bindparam("is_part"),
 )
 _RESERVED = (
-    sa.select(files.c.scope, files.c.blob, files.c.size_bytes)
+    sa.select(files.c.scope, files.c.blob, files.c.size_bytes, files.c.is_part)
     .where(_ID, in_state(State.RESERVED))
     .with_for_update()
 )
@@ -120,11 +124,13 @@ _COMMIT = (
     .where(_ID)
     .values(
         {name: bindparam(f"new_{name}") for name in _COMMITTED}
-        | {"state": State.READY.value, "lapses_at": None}
+        | {"state": State.READY.value, "lapses_at": None, "is_part": False}
     )
 )
 _ABANDON = (
-    files.delete().where(_ID, in_state(State.RESERVED)).returning(files.c.scope, files.c.size_bytes)
+    files.delete()
+    .where(_ID, in_state(State.RESERVED))
+    .returning(files.c.scope, files.c.size_bytes, files.c.is_part)
 )
 _RENEW_RESERVATIONS = (
     files.update()
@@ -135,6 +141,11 @@ _RENEW_RESERVATIONS = (
 # read ------------------------------------------------------------------------------------------------
 
 _GET = sa.select(*_FILE).where(_ID, _SCOPE, _ALIVE)
+_EXISTS = sa.select(sa.exists().where(_ID, _ALIVE))
+_RESERVED_USAGE = sa.select(
+    sa.func.coalesce(sa.func.sum(files.c.size_bytes), _ZERO),
+    sa.func.count(sa.case((files.c.is_part.is_(False), files.c.size_bytes))),
+).where(in_state(State.RESERVED))
 _PLACE = sa.union_all(
     sa.select(files.c.created_at).where(_ID, _SCOPE, files.c.created_at.is_not(None)),
     sa.select(cursors.c.created_at).where(
@@ -181,6 +192,18 @@ _LEASE = _NEW_LEASE.on_conflict_do_update(
     set_={"until": _NEW_LEASE.excluded.until},
     where=leases.c.until < _NEW_LEASE.excluded.until,
 )
+_LEASED = (
+    sa.select(*_FILE)
+    .join(leases, leases.c.file_id == files.c.id)
+    .where(
+        leases.c.lease_id == bindparam("of_lease"),
+        leases.c.until > bindparam("now"),
+        files.c.created_at.is_not(None),
+    )
+    .order_by(leases.c.file_id)
+    .limit(1)
+    .offset(bindparam("position"))
+)
 _RENEW_LEASES = (
     leases.update()
     .where(
@@ -221,19 +244,14 @@ _EXPIRE = _TO_DELETING.where(
 _ANY_EXPIRED = sa.select(_EXPIRED.exists())
 
 
-def _draw_eviction(candidates: sa.ColumnElement[bool]) -> Any:
-    victim = (
-        sa.select(files.c.id)
-        .where(candidates, _UNLEASED)
-        .order_by(files.c.last_used_at, files.c.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    return _TO_DELETING.where(files.c.id == victim.scalar_subquery()).returning(*_FILE)
-
-
-_EVICT = _draw_eviction(in_state(State.READY))
-_EVICT_SCOPE = _draw_eviction(in_state(State.READY) & _SCOPE)
+_VICTIM = (
+    sa.select(files.c.id)
+    .where(in_state(State.READY), _SCOPE, _UNLEASED)
+    .order_by(files.c.last_used_at, files.c.id)
+    .limit(1)
+    .with_for_update(skip_locked=True)
+)
+_EVICT = _TO_DELETING.where(files.c.id == _VICTIM.scalar_subquery()).returning(*_FILE)
 
 _LAPSED = sa.select(files.c.id).where(
     in_state(State.RESERVED), files.c.lapses_at <= bindparam("now")
@@ -243,10 +261,14 @@ _LAPSE = _TO_DELETING.where(
 )
 _DROP_LEASES = leases.delete().where(leases.c.until <= bindparam("now"))
 _DROP_CURSORS = cursors.delete().where(cursors.c.until <= bindparam("now"))
+_FORGOTTEN = uploads.c.expires_at <= bindparam("expired_at")
+_DROP_PARTS = parts.delete().where(parts.c.upload_id.in_(sa.select(uploads.c.id).where(_FORGOTTEN)))
+_DROP_UPLOADS = uploads.delete().where(_FORGOTTEN)
 _ANY_LAPSED = sa.select(
     _LAPSED.exists()
     | sa.exists().where(leases.c.until <= bindparam("now"))
     | sa.exists().where(cursors.c.until <= bindparam("now"))
+    | sa.exists().where(_FORGOTTEN)
 )
 _REMOVABLE = (
     sa.select(*_REMOVAL).where(in_state(State.DELETING), _UNLEASED).limit(bindparam("rows"))
@@ -255,7 +277,7 @@ _FREED = sa.select(*_REMOVAL).where(_IDS, in_state(State.DELETING), _UNLEASED)
 _FORGET = (
     files.delete()
     .where(_IDS, in_state(State.DELETING))
-    .returning(files.c.scope, files.c.size_bytes)
+    .returning(files.c.scope, files.c.size_bytes, files.c.is_part)
 )
 _WITH_ROW = sa.select(files.c.blob).where(files.c.blob.in_(bindparam("blobs", expanding=True)))
 
@@ -268,7 +290,21 @@ def begin(
     connection: sa.Connection, file_id: FileId, scope: Scope, blob: BlobKey, until: float
 ) -> None:
     """`Index.begin`."""
-    connection.execute(_BEGIN, {"id": file_id, "scope": scope, "blob": blob, "lapses_at": until})
+    insert_reserved(connection, file_id, scope, blob, until, is_part=False)
+
+
+def insert_reserved(
+    connection: sa.Connection,
+    row_id: FileId,
+    scope: Scope,
+    blob: BlobKey,
+    until: float,
+    *,
+    is_part: bool,
+) -> None:
+    """A RESERVED row that holds no space yet."""
+    values = {"id": row_id, "scope": scope, "blob": blob, "lapses_at": until, "is_part": is_part}
+    connection.execute(_BEGIN, values)
 
 
 def reserve(connection: sa.Connection, file_id: FileId, extra_bytes: int, quota: Quota) -> None:
@@ -276,9 +312,10 @@ def reserve(connection: sa.Connection, file_id: FileId, extra_bytes: int, quota:
     row = connection.execute(_RESERVED, {"file_id": file_id}).one_or_none()
     if row is None:
         raise ReservationLostError
-    scope, _, held_bytes = row
+    scope, _, held_bytes, is_part = row
     owner = owner_of(scope)
-    claim = {"extra_bytes": extra_bytes, "extra_files": int(held_bytes is None)}
+    is_new_file = held_bytes is None and not is_part
+    claim = {"extra_bytes": extra_bytes, "extra_files": int(is_new_file)}
     ceilings = {
         "max_bytes": _NO_CEILING if quota.scope_bytes is None else quota.scope_bytes,
         "max_files": _NO_CEILING if quota.scope_files is None else quota.scope_files,
@@ -305,14 +342,14 @@ def commit(connection: sa.Connection, file: FileObject) -> None:
     values = {f"new_{name}": getattr(file, name) for name in _COMMITTED}
     connection.execute(_COMMIT, values | {"file_id": file.id})
     if row.size_bytes > file.size_bytes:
-        _give_back(connection, file.scope, row.size_bytes - file.size_bytes, 0)
+        give_back(connection, file.scope, row.size_bytes - file.size_bytes, 0)
 
 
 def abandon(connection: sa.Connection, file_id: FileId) -> None:
     """`Index.abandon`."""
-    for scope, held_bytes in connection.execute(_ABANDON, {"file_id": file_id}).all():
+    for scope, held_bytes, is_part in connection.execute(_ABANDON, {"file_id": file_id}).all():
         if held_bytes is not None:
-            _give_back(connection, scope, held_bytes, 1)
+            give_back(connection, scope, held_bytes, int(not is_part))
 
 
 def get(connection: sa.Connection, file_id: FileId, scope: Scope, now: float) -> FileObject | None:
@@ -348,11 +385,22 @@ def key(connection: sa.Connection) -> StoreKey:
     return StoreKey(connection.execute(_KEY).scalar_one())
 
 
+def exists(connection: sa.Connection, file_id: FileId, now: float) -> bool:
+    """`Index.exists`."""
+    return bool(connection.execute(_EXISTS, {"file_id": file_id, "now": now}).scalar_one())
+
+
 def usage_of(connection: sa.Connection, scope: Scope | None) -> Usage:
     """`Index.usage`."""
     owner = STORE if scope is None else owner_of(scope)
     row = connection.execute(_USAGE, {"of": owner}).one_or_none()
     return Usage() if row is None else Usage(used_bytes=row.used_bytes, files=row.files)
+
+
+def reserved(connection: sa.Connection) -> Usage:
+    """`Index.reserved`."""
+    used_bytes, count = connection.execute(_RESERVED_USAGE).one()
+    return Usage(used_bytes=int(used_bytes), files=count)
 
 
 def lease(
@@ -373,6 +421,14 @@ def lease(
         claims = [{"file_id": id_, "lease_id": lease_id, "until": until} for id_ in found]
         connection.execute(_LEASE, claims)
     return found
+
+
+def leased(
+    connection: sa.Connection, lease_id: LeaseId, position: int, now: float
+) -> FileObject | None:
+    """`Index.leased`."""
+    values = {"of_lease": lease_id, "position": position, "now": now}
+    return _first(connection, _LEASED, values)
 
 
 def renew(
@@ -419,19 +475,17 @@ def expire(connection: sa.Connection, now: float, limit: int) -> Sequence[FileOb
     return found
 
 
-def evict(connection: sa.Connection, scope: Scope | None, now: float) -> FileObject | None:
+def evict(connection: sa.Connection, scope: Scope, now: float) -> FileObject | None:
     """`Index.evict`."""
-    if scope is None:
-        file = _first(connection, _EVICT, {"now": now})
-    else:
-        file = _first(connection, _EVICT_SCOPE, {"now": now, "in_scope": scope})
+    file = _first(connection, _EVICT, {"now": now, "in_scope": scope})
     _remember(connection, [file] if file else [], now)
     return file
 
 
 def any_lapsed(connection: sa.Connection, now: float) -> bool:
     """Whether `lapse` would find work."""
-    return bool(connection.execute(_ANY_LAPSED, {"now": now}).scalar_one())
+    values = {"now": now, "expired_at": now - REMEMBERED_S}
+    return bool(connection.execute(_ANY_LAPSED, values).scalar_one())
 
 
 def lapse(connection: sa.Connection, now: float, limit: int) -> None:
@@ -439,6 +493,8 @@ def lapse(connection: sa.Connection, now: float, limit: int) -> None:
     connection.execute(_LAPSE, {"now": now, "rows": limit})
     connection.execute(_DROP_LEASES, {"now": now})
     connection.execute(_DROP_CURSORS, {"now": now})
+    for drop in (_DROP_PARTS, _DROP_UPLOADS):
+        connection.execute(drop, {"expired_at": now - REMEMBERED_S})
 
 
 def removable(connection: sa.Connection, now: float, limit: int) -> Sequence[Removal]:
@@ -451,10 +507,10 @@ def forget(connection: sa.Connection, file_ids: Collection[FileId]) -> None:
     less_bytes: Counter[Scope] = Counter()
     less_files: Counter[Scope] = Counter()
     for batch in _batches(file_ids):
-        for scope, held_bytes in connection.execute(_FORGET, {"file_ids": batch}).all():
+        for scope, held_bytes, is_part in connection.execute(_FORGET, {"file_ids": batch}).all():
             if held_bytes is not None:
                 less_bytes[scope] += held_bytes
-                less_files[scope] += 1
+                less_files[scope] += not is_part
     for scope in sorted(less_files):
         _give_back_to_scope(connection, scope, less_bytes[scope], less_files[scope])
     if less_files:
@@ -475,7 +531,8 @@ def _claims(connection: sa.Connection, owner: str, claim: dict[str, int]) -> boo
     return connection.execute(_CLAIM, {"of": owner} | claim).rowcount == 1
 
 
-def _give_back(connection: sa.Connection, scope: Scope, less_bytes: int, less_files: int) -> None:
+def give_back(connection: sa.Connection, scope: Scope, less_bytes: int, less_files: int) -> None:
+    """Take less of the usage of `scope` and of the store."""
     _give_back_to_scope(connection, scope, less_bytes, less_files)
     _give_back_to_store(connection, less_bytes, less_files)
 
@@ -483,6 +540,8 @@ def _give_back(connection: sa.Connection, scope: Scope, less_bytes: int, less_fi
 def _give_back_to_scope(
     connection: sa.Connection, scope: Scope, less_bytes: int, less_files: int
 ) -> None:
+    if not less_bytes and not less_files:
+        return  # of a scope that may have no usage row any more
     owner = owner_of(scope)
     values = {"of": owner, "less_bytes": less_bytes, "less_files": less_files}
     if connection.execute(_GIVE_BACK, values).one().files == 0:

@@ -151,7 +151,6 @@ class IndexConformance:
         file = await begin(index, new_file())
         await index.reserve(file.id, 100, quota=ROOMY)
 
-        assert await index.evict(scope=None, now=NOW) is None
         assert await index.evict(scope=OURS, now=NOW) is None
         assert await removable(index) == set()
 
@@ -215,6 +214,17 @@ class IndexConformance:
         assert await index.usage() == Usage(150, 1)
         assert await index.usage(OURS) == Usage(150, 1)
         assert await index.usage(THEIRS) == Usage(0, 0)
+
+    async def test_what_is_only_reserved_is_told_apart(self, index: Index) -> None:
+        await store(index)
+        nothing = await index.reserved()
+        arriving = await begin(index, new_file())
+        await begin(index, new_file())
+        await index.reserve(arriving.id, 40, quota=ROOMY)
+
+        assert nothing == Usage(0, 0)
+        assert await index.reserved() == Usage(40, 1)
+        assert await index.usage() == Usage(140, 2)
 
     async def test_commit_gives_back_what_was_reserved_beyond_the_size(self, index: Index) -> None:
         file = await begin(index, new_file(size_bytes=70))
@@ -302,7 +312,7 @@ class IndexConformance:
 
         await index.forget([file.id])
 
-        assert await index.evict(scope=None, now=NOW) is None
+        assert await index.evict(scope=OURS, now=NOW) is None
 
     async def test_odd_scopes_are_told_apart(self, index: Index) -> None:
         files = [
@@ -504,7 +514,7 @@ class IndexConformance:
         await index.renew(leases=[lease_id], reservations=[reserved.id], until=NOW + 100)
 
         assert await removable(index) == {reserved.id}
-        victim = await index.evict(scope=None, now=NOW + 2)
+        victim = await index.evict(scope=OURS, now=NOW + 2)
         assert victim is not None
         assert victim.id == leased.id
 
@@ -775,11 +785,22 @@ class IndexConformance:
         assert set(leased) == {ours.id}
         assert await listed(index) == {ours.id}
         assert await index.get(theirs.id, scope=THEIRS, now=NOW) == theirs
-        victim = await index.evict(scope=None, now=NOW + 1)
+        victim = await index.evict(scope=THEIRS, now=NOW + 1)
         assert victim is not None
         assert victim.id == theirs.id
 
     # leases --------------------------------------------------------------------------------------
+
+    async def test_existence_is_told_whoever_owns_the_file(self, index: Index) -> None:
+        file = await store(index, new_file(scope=THEIRS, expires_at=NOW + 10))
+        arriving = await begin(index, new_file())
+        deleted = await store(index)
+        await index.delete(deleted.id, scope=OURS, now=NOW)
+
+        assert await index.exists(file.id, now=NOW + 9)
+        assert not await index.exists(file.id, now=NOW + 10)
+        for absent in (arriving.id, deleted.id, new_file_id()):
+            assert not await index.exists(absent, now=NOW)
 
     async def test_ids_that_are_missing_are_not_leased(self, index: Index) -> None:
         file = await store(index)
@@ -802,9 +823,40 @@ class IndexConformance:
         files = [await store(index) for _ in range(1200)]
         lease_id = await hold(index, *files)
 
-        assert await index.evict(scope=None, now=NOW) is None
+        assert await index.evict(scope=OURS, now=NOW) is None
         await index.release(lease_id, now=NOW)
-        assert await index.evict(scope=None, now=NOW) is not None
+        assert await index.evict(scope=OURS, now=NOW) is not None
+
+    async def test_live_lease_tells_which_files_it_holds_by_position(self, index: Index) -> None:
+        files = [await store(index) for _ in range(3)]
+        await store(index)
+        lease_id = await hold(index, *files, for_s=60)
+        await index.delete(files[1].id, scope=OURS, now=NOW)
+
+        found = [await index.leased(lease_id, n, now=NOW + 59) for n in range(4)]
+
+        expected = sorted(files, key=lambda f: f.id)
+        assert [f and f.id for f in found] == [f.id for f in expected] + [None]
+        assert [f and f.blob for f in found] == [f.blob for f in expected] + [None]
+
+    async def test_lease_that_has_ended_holds_nothing(self, index: Index) -> None:
+        file = await store(index)
+        released, lapsed = await hold(index, file, for_s=60), await hold(index, file, for_s=60)
+        await index.release(released, now=NOW)
+
+        assert await index.leased(released, 0, now=NOW) is None
+        assert await index.leased(new_lease_id(), 0, now=NOW) is None
+        assert await index.leased(lapsed, 0, now=NOW + 59) is not None
+        assert await index.leased(lapsed, 0, now=NOW + 60) is None
+
+    async def test_asking_for_a_leased_file_is_no_use_of_it(self, index: Index) -> None:
+        file = await store(index, new_file(expires_at=NOW + 10, ttl_s=10))
+        lease_id = await hold(index, file, now=NOW + 1)
+        before = await index.get(file.id, scope=OURS, now=NOW + 2)
+
+        await index.leased(lease_id, 0, now=NOW + 5)
+
+        assert await index.get(file.id, scope=OURS, now=NOW + 5) == before
 
     async def test_leased_file_is_deleted_at_once_and_removed_after(self, index: Index) -> None:
         file = await store(index)
@@ -854,8 +906,8 @@ class IndexConformance:
         await hold(index, evicted, deleted, for_s=60)
         await index.delete(deleted.id, scope=OURS, now=NOW)
 
-        still = await index.evict(scope=None, now=NOW + 59)
-        victim = await index.evict(scope=None, now=NOW + 60)
+        still = await index.evict(scope=OURS, now=NOW + 59)
+        victim = await index.evict(scope=OURS, now=NOW + 60)
 
         assert still is None
         assert victim is not None
@@ -880,8 +932,8 @@ class IndexConformance:
         await index.renew(leases=[lease_id], reservations=[], until=NOW + 90)
         await index.renew(leases=[lease_id], reservations=[], until=NOW + 30)
 
-        assert await index.evict(scope=None, now=NOW + 89) is None
-        assert await index.evict(scope=None, now=NOW + 90) is not None
+        assert await index.evict(scope=OURS, now=NOW + 89) is None
+        assert await index.evict(scope=OURS, now=NOW + 90) is not None
 
     async def test_leasing_again_under_one_id_prolongs_and_shortens_never(
         self, index: Index
@@ -895,9 +947,9 @@ class IndexConformance:
         ):
             await index.lease(ids, lease_id=lease_id, scope=OURS, now=NOW, until=until)
 
-        assert await index.evict(scope=None, now=NOW + 89) is None
+        assert await index.evict(scope=OURS, now=NOW + 89) is None
         await index.release(lease_id, now=NOW + 89)
-        assert await index.evict(scope=None, now=NOW + 89) is not None
+        assert await index.evict(scope=OURS, now=NOW + 89) is not None
 
     async def test_removable_takes_no_more_than_its_limit(self, index: Index) -> None:
         for _ in range(5):
@@ -919,7 +971,7 @@ class IndexConformance:
         assert second is None
         assert await index.get(file.id, scope=OURS, now=NOW) is None
         assert await listed(index) == set()
-        assert await index.evict(scope=None, now=NOW) is None
+        assert await index.evict(scope=OURS, now=NOW) is None
         assert list(await index.expire(now=NOW + 10 * HOUR, limit=10)) == []
 
     async def test_one_of_many_concurrent_deletes_wins(self, index: Index) -> None:
@@ -939,7 +991,7 @@ class IndexConformance:
         lease_id = await hold(index, oldest_by_use[0], now=NOW + 50)
         await index.release(lease_id, now=NOW + 50)
 
-        victims = [await index.evict(scope=None, now=NOW + 50) for _ in range(4)]
+        victims = [await index.evict(scope=OURS, now=NOW + 50) for _ in range(4)]
 
         expected = [oldest_by_use[1], oldest_by_use[2], oldest_by_use[0]]
         assert [v.id if v else None for v in victims] == [*(f.id for f in expected), None]
@@ -947,7 +999,7 @@ class IndexConformance:
     async def test_eviction_breaks_ties_by_id(self, index: Index) -> None:
         ids = sorted([(await store(index)).id for _ in range(6)])
 
-        victims = [await index.evict(scope=None, now=NOW) for _ in range(6)]
+        victims = [await index.evict(scope=OURS, now=NOW) for _ in range(6)]
 
         assert [v.id for v in victims if v] == ids
 
@@ -956,11 +1008,11 @@ class IndexConformance:
         free = await store(index, new_file(used_at=NOW))
         await hold(index, leased, now=NOW - 50)
 
-        victim = await index.evict(scope=None, now=NOW)
+        victim = await index.evict(scope=OURS, now=NOW)
 
         assert victim is not None
         assert victim.id == free.id
-        assert await index.evict(scope=None, now=NOW) is None
+        assert await index.evict(scope=OURS, now=NOW) is None
 
     async def test_eviction_for_a_scope_stays_inside_it(self, index: Index) -> None:
         await store(index, new_file(scope=THEIRS, used_at=NOW - 100))
@@ -973,7 +1025,7 @@ class IndexConformance:
     async def test_evicted_file_is_invisible_and_removable(self, index: Index) -> None:
         file = await store(index)
 
-        await index.evict(scope=None, now=NOW)
+        await index.evict(scope=OURS, now=NOW)
 
         assert await index.get(file.id, scope=OURS, now=NOW) is None
         assert await removable(index) == {file.id}
@@ -1053,7 +1105,7 @@ class IndexConformance:
 
         got = await index.get(file.id, scope=OURS, now=NOW + 9)
         assert got is not None
-        victim = await index.evict(scope=None, now=NOW + 9)
+        victim = await index.evict(scope=OURS, now=NOW + 9)
         assert (got.last_used_at, victim is None) in [(NOW + 9, True), (NOW, False)]
 
     # whole life ----------------------------------------------------------------------------------

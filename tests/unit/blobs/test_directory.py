@@ -12,7 +12,7 @@ import pytest
 
 from mediagate.blobs import directory
 from mediagate.blobs.directory import DirectoryError, StoreDirectory
-from mediagate.blobs.layout import LAYOUT_VERSION, MARKER
+from mediagate.blobs.layout import INDEX_FILES, LAYOUT_VERSION, MARKER
 
 
 def test_new_directory_is_made_private_and_marked(tmp_path: Path) -> None:
@@ -152,3 +152,85 @@ def test_marker_that_cannot_be_written_leaves_nothing(
 
     assert list(tmp_path.iterdir()) == []
     assert len(os.listdir("/proc/self/fd")) == len(before)  # noqa: PTH208
+
+
+def fill(store: Path) -> None:
+    """What a store leaves behind, and what somebody has put beside it."""
+    StoreDirectory.given(store).close()
+    for name in INDEX_FILES:
+        (store / name).write_text("rows")
+    (store / "blobs" / "00").mkdir(parents=True)
+    (store / "blobs" / "00" / "0").write_text("bytes")
+    (store / "notes.txt").write_text("mine")
+    (store / "blobs" / "notes.txt").write_text("mine")
+    (store / "lost+found").mkdir()
+
+
+def test_clearing_removes_what_a_store_keeps_and_nothing_else(tmp_path: Path) -> None:
+    """H63."""
+    fill(tmp_path)
+    marker = (tmp_path / MARKER).stat().st_ino
+
+    StoreDirectory.given(tmp_path, is_cleared=True).close()
+
+    left = [MARKER, "blobs", "blobs/notes.txt", "lost+found", "notes.txt"]
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == left
+    assert (tmp_path / MARKER).stat().st_ino == marker
+
+
+def test_directory_that_is_in_use_is_not_cleared(tmp_path: Path) -> None:
+    """P12, H63: by another process or, as here, by this one."""
+    fill(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    user = StoreDirectory.given(tmp_path)
+
+    with pytest.raises(DirectoryError, match="in use"):
+        StoreDirectory.given(tmp_path, is_cleared=True)
+
+    assert sorted(tmp_path.rglob("*")) == before
+    user.close()
+    StoreDirectory.given(tmp_path, is_cleared=True).close()
+    assert not (tmp_path / "blobs" / "00").exists()
+
+
+def test_directory_of_somebody_else_is_not_cleared(tmp_path: Path) -> None:
+    """P12, H63: without a marker, or with one that says nothing we know."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "thesis.txt").write_text("mine")
+    with pytest.raises(DirectoryError, match="not empty"):
+        StoreDirectory.given(tmp_path, is_cleared=True)
+
+    for content in ("nonsense", json.dumps({"layout": LAYOUT_VERSION + 1})):
+        (tmp_path / MARKER).write_text(content)
+        with pytest.raises(DirectoryError, match="newer"):
+            StoreDirectory.given(tmp_path, is_cleared=True)
+
+    assert (tmp_path / "blobs" / "thesis.txt").read_text() == "mine"
+
+
+def test_clearing_follows_no_link_to_what_is_none_of_its_own(tmp_path: Path) -> None:
+    """P12."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "thesis.txt").write_text("mine")
+    store = tmp_path / "store"
+    StoreDirectory.given(store).close()
+    (store / "blobs").mkdir()
+    (store / "blobs" / "00").symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(DirectoryError):
+        StoreDirectory.given(store, is_cleared=True)
+
+    assert (tmp_path / "elsewhere" / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["new", "empty", "marked"])
+def test_there_need_not_be_anything_to_clear(tmp_path: Path, name: str) -> None:
+    store = tmp_path / name
+    if name != "new":
+        store.mkdir()
+    if name == "marked":
+        StoreDirectory.given(store).close()
+
+    StoreDirectory.given(store, is_cleared=True).close()
+
+    assert [path.name for path in store.iterdir()] == [MARKER]

@@ -14,10 +14,10 @@ import stores
 from mediagate.blobs.driver import DiskFullError
 from mediagate.blobs.local import LocalBlobDriver
 from mediagate.core.files import new_blob_key
-from mediagate.testing.blob_conformance import BlobConformance, content, put
+from mediagate.testing.blob_conformance import BlobConformance, TrunkConformance, content, put
 
 
-class TestLocalBlobDriver(BlobConformance):
+class TestLocalBlobDriver(BlobConformance, TrunkConformance):
     @pytest.fixture
     async def driver(self, tmp_path: Path) -> AsyncIterator[LocalBlobDriver]:
         driver = LocalBlobDriver(tmp_path)

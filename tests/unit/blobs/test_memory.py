@@ -5,10 +5,10 @@ import pytest
 from mediagate.blobs.driver import DiskFullError
 from mediagate.blobs.memory import MemoryBlobDriver
 from mediagate.core.files import new_blob_key
-from mediagate.testing.blob_conformance import BlobConformance
+from mediagate.testing.blob_conformance import BlobConformance, TrunkConformance
 
 
-class TestMemoryBlobDriver(BlobConformance):
+class TestMemoryBlobDriver(BlobConformance, TrunkConformance):
     @pytest.fixture
     async def driver(self) -> MemoryBlobDriver:
         return MemoryBlobDriver()

@@ -3,6 +3,7 @@
 import asyncio
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import Phase, settings
@@ -13,6 +14,7 @@ from mediagate.core.files import BlobKey, Digest, FileId, FileObject, Purpose
 from mediagate.core.leases import LeaseId
 from mediagate.core.quotas import Quota
 from mediagate.core.scopes import DEFAULT_SCOPE, Scope
+from mediagate.core.uploads import Part, PartId, Upload, UploadId
 from mediagate.index.driver import (
     Index,
     Order,
@@ -22,6 +24,7 @@ from mediagate.index.driver import (
 )
 from mediagate.index.memory import MemoryIndex
 from mediagate.index.sql import SqlIndex
+from mediagate.testing.index_conformance import new_file
 
 START = 1_800_000_000.0
 SCOPES = (DEFAULT_SCOPE, Scope("*"), Scope("ours"))
@@ -158,6 +161,10 @@ class Agreement(RuleBasedStateMachine):
             lambda i: i.lease(file_ids, lease_id=lease_id, scope=scope, now=now, until=now + span)
         )
 
+    @rule(lease_id=lease_ids, position=st.integers(0, 3))
+    def leased(self, lease_id: LeaseId, position: int) -> None:
+        self.ask(lambda i: i.leased(lease_id, position, now=self.now))
+
     @rule(leases=st.sets(lease_ids), reservations=id_sets, span=spans)
     def renew(self, leases: set[LeaseId], reservations: set[FileId], span: float) -> None:
         until = self.now + span
@@ -181,8 +188,8 @@ class Agreement(RuleBasedStateMachine):
 
         self.ask(question)
 
-    @rule(scope=st.none() | scopes)
-    def evict(self, scope: Scope | None) -> None:
+    @rule(scope=scopes)
+    def evict(self, scope: Scope) -> None:
         self.ask(lambda i: i.evict(scope=scope, now=self.now))
 
     @rule()
@@ -211,6 +218,145 @@ class Agreement(RuleBasedStateMachine):
         self.ask(question)
 
 
+numbers = st.integers(0, 2)
+
+
+class UploadAgreement(Agreement):
+    """The same for Uploads, of which there are three, with nine parts each at the most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.uploads: dict[int, Upload] = {}
+        self.arrived: dict[PartId, Part] = {}
+
+    @rule(n=numbers, scope=scopes, size=st.sampled_from([100, 200]))
+    def begin_upload(self, n: int, scope: Scope, size: int) -> None:
+        if n in self.uploads:
+            return
+        self.uploads[n] = upload = Upload(
+            id=UploadId(FileId(f"upload_{n:032x}")),
+            scope=scope,
+            file_id=FileId(f"file-f{n:031x}"),
+            blob=BlobKey(f"f{n:031x}"),
+            size_bytes=size,
+            filename="clip.mp4",
+            purpose=Purpose.USER_DATA,
+            fixed_s=None,
+            created_at=int(self.now),
+            expires_at=int(self.now) + 3600,
+        )
+        self.ask(lambda i: i.begin_upload(upload, quota=QUOTA))
+
+    @rule(n=numbers, m=st.integers(0, 8), is_appended=st.booleans())
+    def begin_part(self, n: int, m: int, is_appended: bool) -> None:
+        """A part, half of the time at what may be the end of the trunk."""
+        part_id = PartId(FileId(f"part_{n:016x}{m:016x}"))
+        if n not in self.uploads or part_id in self.arrived:
+            return
+        upload, blob = self.uploads[n], BlobKey(f"e{n:015x}{m:016x}")
+        self.arrived[part_id] = Part(
+            id=part_id,
+            upload_id=upload.id,
+            blob=upload.blob if is_appended else blob,
+            start=self._trunk_bytes(upload) if is_appended else 0,
+            size_bytes=100,
+            created_at=int(self.now),
+        )
+        until = self.now + 60
+        self.ask(lambda i: i.begin_part(part_id, scope=upload.scope, blob=blob, until=until))
+        self.ask(lambda i: i.reserve(part_id, 120, quota=QUOTA))
+
+    def _trunk_bytes(self, upload: Upload) -> int:
+        found = self.ask(lambda i: i.get_upload(upload.id, scope=upload.scope))
+        return found.trunk_bytes if isinstance(found, Upload) else 0
+
+    @rule(data=st.data())
+    def add_part(self, data: st.DataObject) -> None:
+        if self.arrived:
+            part = data.draw(st.sampled_from(list(self.arrived.values())))
+            self.ask(lambda i: i.add_part(part, now=self.now))
+
+    @rule(data=st.data())
+    def abandon_part(self, data: st.DataObject) -> None:
+        """One that was not added; nobody abandons another."""
+        added = {part_id for n in self.uploads for part_id in self._added(self.uploads[n])}
+        if waiting := [each for each in self.arrived if each not in added]:
+            part_id = data.draw(st.sampled_from(waiting))
+            self.ask(lambda i: i.abandon(part_id))
+
+    def _added(self, upload: Upload) -> set[PartId]:
+        found = self.ask(lambda i: i.parts(upload.id))
+        assert isinstance(found, list | tuple)
+        return {part.id for part in found}
+
+    @rule(n=numbers, is_copied=st.booleans())
+    def claim_upload(self, n: int, is_copied: bool) -> None:
+        if upload := self.uploads.get(n):
+            blob, until = BlobKey(f"d{n:031x}"), self.now + 60
+            self.ask(lambda i: i.claim_upload(upload.id, blob=blob, now=self.now, until=until))
+            if is_copied:
+                self.ask(lambda i: i.reserve(upload.file_id, upload.size_bytes, quota=QUOTA))
+
+    @rule(n=numbers)
+    def give_up(self, n: int) -> None:
+        if upload := self.uploads.get(n):
+            self.ask(lambda i: i.abandon(upload.file_id))
+
+    @rule(n=numbers, is_copied=st.booleans())
+    def complete_upload(self, n: int, is_copied: bool) -> None:
+        if upload := self.uploads.get(n):
+            file = replace(
+                new_file(scope=upload.scope, size_bytes=upload.size_bytes, created_at=self.now),
+                id=upload.file_id,
+                blob=BlobKey(f"d{n:031x}") if is_copied else upload.blob,
+            )
+            self.ask(lambda i: i.complete_upload(upload.id, file, part_order="order"))
+
+    @rule(n=numbers)
+    def cancel_upload(self, n: int) -> None:
+        if upload := self.uploads.get(n):
+            self.ask(lambda i: i.cancel_upload(upload.id, now=self.now))
+
+    @rule(n=numbers, m=st.integers(0, 8), scope=scopes, is_copied=st.booleans())
+    def upload(self, n: int, m: int, scope: Scope, is_copied: bool) -> None:
+        """All of it in one, so that completed Uploads are common."""
+        self.begin_upload(n, scope, 100)
+        self.begin_part(n, m, is_appended=not is_copied)
+        part = self.arrived.get(PartId(FileId(f"part_{n:016x}{m:016x}")))
+        if part is not None:
+            self.ask(lambda i: i.add_part(part, now=self.now))
+        self.claim_upload(n, is_copied)
+        self.complete_upload(n, is_copied)
+
+    @rule()
+    def sweep(self) -> None:
+        """Most of the time all that may go goes."""
+        self.lapse()
+
+        async def question(index: Index) -> object:
+            removals = by_id(await index.removable(now=self.now, limit=100))
+            await index.forget([removal.id for removal in removals])
+            return removals
+
+        self.ask(question)
+
+    @invariant()
+    def what_is_seen_of_uploads_is_the_same(self) -> None:
+        async def question(index: Index) -> object:
+            return [
+                (
+                    await index.get_upload(upload.id, scope=upload.scope),
+                    list(await index.parts(upload.id)),
+                    await index.get(upload.file_id, scope=upload.scope, now=self.now),
+                    await index.without_row([upload.blob, BlobKey(f"d{n:031x}")]),
+                )
+                for n, upload in self.uploads.items()
+            ]
+
+        self.ask(question)
+        self.ask(lambda i: i.reserved())
+
+
 Agreement.TestCase.settings = settings(
     max_examples=15,
     stateful_step_count=40,
@@ -220,3 +366,5 @@ Agreement.TestCase.settings = settings(
     phases=(Phase.explicit, Phase.generate, Phase.shrink),
 )
 TestAgreement = Agreement.TestCase
+UploadAgreement.TestCase.settings = Agreement.TestCase.settings
+TestUploadAgreement = UploadAgreement.TestCase
