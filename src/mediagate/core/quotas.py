@@ -2,6 +2,9 @@
 
 Space is reserved in steps, as bytes come, after the media type is known: what was only announced neither evicts
 anything nor blocks anybody. What can never fit is refused at once.
+
+Whoever needs space loses files of its own for it, and nobody else's living ones. So a scope is sure of its ceiling
+where the ceilings of all scopes together fit the store; where they do not, who comes late finds no room.
 """
 
 from dataclasses import dataclass
@@ -25,7 +28,12 @@ class Quota:
 
     def can_ever_hold(self, size_bytes: int) -> bool:
         """Whether a file of this size fits an empty store."""
-        return size_bytes <= min(self.store_bytes, self.scope_bytes or self.store_bytes)
+        fits_scope = self.scope_bytes is None or size_bytes <= self.scope_bytes
+        return fits_scope and size_bytes <= self.store_bytes
+
+    def leaves_room(self, size_bytes: int, *, own: "Usage", store: "Usage") -> bool:
+        """Whether a file of this size fits beside what the other scopes hold, if its own scope held nothing else."""
+        return store.used_bytes - own.used_bytes + size_bytes <= self.store_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,19 +18,33 @@ from mediagate.core.errors import (
     EmptyFile,
     FileTooLarge,
     InsufficientStorage,
-    NoSlot,
     UnsupportedMedia,
 )
-from mediagate.core.events import FileEvicted, FileReceived, Observer
+from mediagate.core.events import (
+    FileEvicted,
+    FileExpired,
+    FileReceived,
+    Observer,
+    ReceiveBegan,
+    ReceiveEnded,
+)
 from mediagate.core.expiry import Lifetime
-from mediagate.core.files import FileObject, Purpose, new_blob_key, new_file_id, sanitise_filename
+from mediagate.core.files import (
+    FileId,
+    FileObject,
+    Purpose,
+    new_blob_key,
+    new_file_id,
+    sanitise_filename,
+)
 from mediagate.core.quotas import Quota, next_step
 from mediagate.core.scopes import Scope
 from mediagate.executor import complete
 from mediagate.index.driver import Index, Removal
 from mediagate.media.sniff import HEAD_BYTES
 from mediagate.operations.claims import Claims
-from mediagate.operations.removal import Remover
+from mediagate.operations.removal import BATCH, Remover
+from mediagate.operations.slots import Slots
 
 Sniff = Callable[[bytes, bool], Awaitable[str]]
 """First bytes, and whether they are all → exact MIME type."""
@@ -43,6 +57,7 @@ class ReceiveLimits:
     Attributes:
         max_file_bytes: Largest file.
         max_concurrent: Receives at once, in this process.
+        max_concurrent_per_scope: Those of one scope among them; None: no ceiling of their own.
         allowed_types: Exact MIME types.
         quota: Ceilings of the store.
         lifetime: Of a file for which the client asks none.
@@ -53,6 +68,7 @@ class ReceiveLimits:
     allowed_types: Collection[str]
     quota: Quota
     lifetime: Lifetime
+    max_concurrent_per_scope: int | None = None
 
 
 class Receiver:
@@ -78,75 +94,191 @@ class Receiver:
         self.clock = clock
         self.observer = observer
         self._remover = remover
-        self._free_slots = limits.max_concurrent
+        self._slots = Slots(total=limits.max_concurrent, per_scope=limits.max_concurrent_per_scope)
 
-    def receive(self, *, scope: Scope, at_least: int = 0, at_most: int | None = None) -> "Receive":
+    def receive(
+        self,
+        *,
+        scope: Scope,
+        at_least: int = 0,
+        at_most: int | None = None,
+        has_slot: bool = False,
+    ) -> "Receive":
         """Take a slot. The result is an async context manager, to be entered at once.
 
         Args:
             scope: Who will own the file.
             at_least: Bytes that the file has for certain, where a length was declared.
             at_most: Bytes that may come at the most, where a length was declared.
+            has_slot: The caller took one, for several receives one after another, and gives it back.
 
         Raises:
             FileTooLarge: The declared length exceeds the limit.
             InsufficientStorage: It can never fit.
-            NoSlot: All slots are taken.
+            NoSlot: All slots are taken, or all that `scope` may have.
         """
         self.check_size(at_least)
-        if self._free_slots <= 0:
-            message = (
-                "The server is receiving as many files as it may at once. Try again in a moment."
-            )
-            raise NoSlot(message, retry_after_s=2)
-        self._free_slots -= 1
-        return Receive(self, scope=scope, expected_bytes=at_most)
+        if not has_slot:
+            self.take_slot(scope)
+        return Receive(
+            self,
+            scope=scope,
+            at_least=at_least,
+            expected_bytes=at_most,
+            gives_slot_back=not has_slot,
+        )
 
-    def release_slot(self) -> None:
+    def take_slot(self, scope: Scope) -> None:
+        """Take a slot, which must be given back.
+
+        Raises:
+            NoSlot: All are taken, or all that `scope` may have.
+        """
+        self._slots.take(scope)
+        self.observer(ReceiveBegan())
+
+    def release_slot(self, scope: Scope) -> None:
         """Give a slot back."""
-        self._free_slots += 1
+        self._slots.give_back(scope)
+        self.observer(ReceiveEnded())
 
-    def check_size(self, size_bytes: int) -> None:
-        """Refuse what is too large for one file, or can never fit."""
+    def check_size(self, size_bytes: int, *, param: str = "file") -> None:
+        """Refuse what is too large for one file, or can never fit; `param` is what gave the size."""
         if size_bytes > self.limits.max_file_bytes:
             message = (
                 f"The file exceeds the limit of {_human(self.limits.max_file_bytes)} per file."
             )
-            raise FileTooLarge(message, param="file")
+            raise FileTooLarge(message, param=param)
         if not self.limits.quota.can_ever_hold(size_bytes):
-            message = "The file exceeds the space that this server keeps for all files together."
-            raise InsufficientStorage(message, param="file")
+            message = "The file exceeds the space that this server keeps for your files together."
+            raise InsufficientStorage(message, param=param)
 
-    async def evict_one(self, scope: Scope, needed: int) -> bool:
-        """Remove the least recently used file where space is short; False: there is none to remove."""
-        quota = self.limits.quota
-        usage = await self.index.usage(scope)
-        is_scope_full = (
-            quota.scope_bytes is not None and usage.used_bytes + needed > quota.scope_bytes
-        ) or (quota.scope_files is not None and usage.files >= quota.scope_files)
-        victim = await self.index.evict(scope=scope if is_scope_full else None, now=self.clock())
-        if victim is None:
+    async def judge(self, head: bytes, *, is_whole: bool) -> str:
+        """The exact type of a file that begins with `head`.
+
+        Raises:
+            UnsupportedMedia: It is none that is accepted.
+        """
+        mime_type = await self.sniff(head, is_whole)
+        if mime_type not in self.limits.allowed_types:
+            message = (
+                f"The file's content is {mime_type}, which is not accepted. "
+                "Images, audio and video are, in common formats; the name and the declared type do not count."
+            )
+            raise UnsupportedMedia(message, param="file")
+        return mime_type
+
+    async def make_room(self, scope: Scope, *, size_bytes: int) -> bool:
+        """Remove something where space is short: what has expired, whoever's it is, else a file of `scope` itself.
+
+        Args:
+            scope: Who needs space.
+            size_bytes: Of the file that it is for, as far as that is certain.
+
+        Returns:
+            Whether anything was removed; otherwise there is nothing, or it would be in vain.
+        """
+        expired = await self.index.expire(now=self.clock(), limit=BATCH)
+        if expired:
+            for file in expired:
+                self.observer(
+                    FileExpired(scope=file.scope, file_id=file.id, size_bytes=file.size_bytes)
+                )
+            await complete(self._remover.remove_all())
+            return True
+        own = await self.index.usage(scope)
+        store = await self.index.usage()
+        if not self.limits.quota.leaves_room(size_bytes, own=own, store=store):
             return False
+        victim = await self.index.evict(scope=scope, now=self.clock())
+        if victim is None:
+            # Perhaps others, in need of space as well, have evicted what there was, and are about to remove it.
+            waiting = await self.index.removable(now=self.clock(), limit=BATCH)
+            return await complete(self._remover.remove(waiting)) > 0
         removal = Removal(victim.id, victim.scope, victim.blob, victim.size_bytes)
-        await complete(self._remover.remove((removal,)))
         self.observer(
             FileEvicted(scope=victim.scope, file_id=victim.id, size_bytes=victim.size_bytes)
         )
+        await complete(self._remover.remove((removal,)))
         return True
+
+
+class Space:
+    """Space for the bytes of one RESERVED row, claimed as they come.
+
+    Args:
+        receiver: Whose limits hold.
+        row_id: Of the row.
+        scope: Its owner.
+        expected_bytes: That may come at the most, where a length was declared.
+        beside_bytes: That the same file takes in other rows.
+        at_least: Bytes that the file has for certain, in all rows; nothing is removed for one that finds no room then.
+    """
+
+    def __init__(
+        self,
+        receiver: Receiver,
+        row_id: FileId,
+        *,
+        scope: Scope,
+        expected_bytes: int | None,
+        beside_bytes: int = 0,
+        at_least: int = 0,
+    ) -> None:
+        self._receiver = receiver
+        self._row_id = row_id
+        self._scope = scope
+        self._expected_bytes = expected_bytes
+        self._beside_bytes = beside_bytes
+        self._at_least = at_least
+        self._held_bytes = 0
+
+    async def hold(self, size_bytes: int) -> None:
+        """Claim what `size_bytes` in all lack: a whole step if it is free, removing files only for what is needed.
+
+        Raises:
+            InsufficientStorage: There is no room and nothing to remove.
+        """
+        needed = size_bytes - self._held_bytes
+        if needed <= 0:
+            return
+        index, quota = self._receiver.index, self._receiver.limits.quota
+        expected = None
+        if self._expected_bytes is not None:
+            expected = max(self._expected_bytes - self._held_bytes, 0)
+        step = next_step(needed=needed, expected=expected)
+        if await index.reserve(self._row_id, step, quota=quota):
+            self._held_bytes += step
+            return
+        while not await index.reserve(self._row_id, needed, quota=quota):
+            known = max(self._beside_bytes + self._held_bytes + needed, self._at_least)
+            if not await self._receiver.make_room(self._scope, size_bytes=known):
+                raise no_room()
+        self._held_bytes += needed
 
 
 class Receive:
     """One file on its way in: `write` its bytes in order, then `finish`. One task at a time."""
 
-    def __init__(self, receiver: Receiver, *, scope: Scope, expected_bytes: int | None) -> None:
+    def __init__(
+        self,
+        receiver: Receiver,
+        *,
+        scope: Scope,
+        at_least: int,
+        expected_bytes: int | None,
+        gives_slot_back: bool,
+    ) -> None:
         self._receiver = receiver
+        self._gives_slot_back = gives_slot_back
         self._scope = scope
-        self._expected_bytes = expected_bytes
         self._id = new_file_id()
         self._blob = new_blob_key()
+        self._space = Space(
+            receiver, self._id, scope=scope, expected_bytes=expected_bytes, at_least=at_least
+        )
         self._head = bytearray()
         self._size_bytes = 0
-        self._reserved_bytes = 0
         self._sink: BlobSink | None = None
         self._mime_type = ""
         self._may_be_visible = False
@@ -169,7 +301,13 @@ class Receive:
                 await complete(self._abort())
         finally:
             self._receiver.claims.drop_reservation(self._id)
-            self._receiver.release_slot()
+            if self._gives_slot_back:
+                self._receiver.release_slot(self._scope)
+
+    @property
+    def file_id(self) -> FileId:
+        """What its id will be."""
+        return self._id
 
     async def write(self, chunk: Buffer) -> None:
         """Take the next bytes, which must not change afterwards.
@@ -182,7 +320,8 @@ class Receive:
         self._size_bytes += len(chunk)
         self._receiver.check_size(self._size_bytes)
         if self._sink is not None:
-            await self._store(self._sink, chunk)
+            await self._space.hold(self._size_bytes)
+            await self._sink.write(chunk)
             return
         self._head += chunk
         if len(self._head) >= HEAD_BYTES:
@@ -191,46 +330,17 @@ class Receive:
     async def _begin(self, *, is_whole: bool) -> BlobSink:
         """Judge the type, then make the row, then the blob."""
         head = bytes(self._head)
-        mime_type = await self._receiver.sniff(head[:HEAD_BYTES], is_whole)
-        if mime_type not in self._receiver.limits.allowed_types:
-            message = (
-                f"The file's content is {mime_type}, which is not accepted. "
-                "Images, audio and video are, in common formats; the name and the declared type do not count."
-            )
-            raise UnsupportedMedia(message, param="file")
-        self._mime_type = mime_type
+        self._mime_type = await self._receiver.judge(head[:HEAD_BYTES], is_whole=is_whole)
         claims = self._receiver.claims
         await self._receiver.index.begin(
             self._id, scope=self._scope, blob=self._blob, until=claims.until()
         )
         claims.add_reservation(self._id)
-        await self._reserve(len(head))
+        await self._space.hold(len(head))
         sink = self._sink = await self._receiver.blobs.create(self._blob)
         await sink.write(head)
         self._head.clear()
         return sink
-
-    async def _store(self, sink: BlobSink, chunk: Buffer) -> None:
-        missing = self._size_bytes - self._reserved_bytes
-        if missing > 0:
-            await self._reserve(missing)
-        await sink.write(chunk)
-
-    async def _reserve(self, needed: int) -> None:
-        """Claim space: a whole step if it is free, at least `needed`, evicting only for that."""
-        index, quota = self._receiver.index, self._receiver.limits.quota
-        expected = None
-        if self._expected_bytes is not None:
-            expected = max(self._expected_bytes - self._reserved_bytes, 0)
-        step = next_step(needed=needed, expected=expected)
-        if await index.reserve(self._id, step, quota=quota):
-            self._reserved_bytes += step
-            return
-        while not await index.reserve(self._id, needed, quota=quota):
-            if not await self._receiver.evict_one(self._scope, needed):
-                message = "There is no room for this file, and nothing that could be removed to make some."
-                raise InsufficientStorage(message)
-        self._reserved_bytes += needed
 
     async def finish(
         self, *, filename: str | None, purpose: Purpose, lifetime: Lifetime | None = None
@@ -296,6 +406,14 @@ class Receive:
         await index.abandon(self._id)
         if await index.without_row((self._blob,)):
             await self._receiver.blobs.delete(self._blob)
+
+
+def no_room() -> InsufficientStorage:
+    """What is told where there is no space and none can be made."""
+    message = (
+        "There is no room for this file, and nothing of yours that could be removed to make some."
+    )
+    return InsufficientStorage(message)
 
 
 def _human(size_bytes: int) -> str:

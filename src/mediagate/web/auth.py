@@ -1,43 +1,58 @@
 """Credentials → principal."""
 
-import hashlib
-import hmac
-import secrets
-from collections.abc import Iterable
-
-from mediagate.core.errors import Unauthenticated
-from mediagate.core.scopes import Principal
-from mediagate.web.asgi import HeaderList, header_values
+from mediagate.core.errors import ScopeNotAllowed
+from mediagate.core.scopes import DEFAULT_SCOPE, Principal
+from mediagate.web.asgi import Headers, Scope
+from mediagate.web.keys import Keys
+from mediagate.web.routing import Guard
+from mediagate.web.scope_header import ScopeHeader
 
 
 class Authenticator:
-    """Bearer keys: kept as keyed digests, compared in constant time.
+    """Says who calls: which key, and for which tenant.
+
+    A key that has a scope of its own decides, and a scope header may only repeat it. Any other caller's scope is what
+    the header says. There is no way to leave it out and be somebody: a request without it is refused, never taken for
+    one of the default scope.
 
     Args:
-        keys: The keys that open the server; none: it is open to all.
+        keys: Who may come in.
+        scope_header: Who names the tenant; None: nobody, and all callers without a scope of their own share one.
     """
 
-    def __init__(self, keys: Iterable[str] = ()) -> None:
-        self._salt = secrets.token_bytes(32)
-        self._digests = [self._digest(key.encode()) for key in keys]
+    def __init__(self, *, keys: Keys, scope_header: ScopeHeader | None = None) -> None:
+        self._keys = keys
+        self._scope_header = scope_header
 
-    def principal_of(self, headers: HeaderList) -> Principal:
+    def principal_of(self, scope: Scope, *, guard: Guard) -> Principal:
         """Who calls.
 
-        Raises:
-            Unauthenticated: A key is needed and this is none of them.
-        """
-        if not self._digests:
-            return Principal()
-        values = header_values(headers, b"authorization")
-        scheme, _, key = values[0].partition(b" ") if len(values) == 1 else (b"", b"", b"")
-        digest = self._digest(key.strip())
-        # All are compared, so that the time tells nothing about which one came close.
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        if scheme.lower() != b"bearer" or not any(matches):
-            message = "Send one of this server's API keys as 'Authorization: Bearer …'."
-            raise Unauthenticated(message)
-        return Principal()
+        Args:
+            scope: Of the request (ASGI).
+            guard: What the caller has to show.
 
-    def _digest(self, key: bytes) -> bytes:
-        return hashlib.blake2b(key, key=self._salt).digest()
+        Raises:
+            Unauthenticated: A key is needed, and this is none.
+            InvalidScope: The scope header is missing or malformed.
+            ScopeNotAllowed: It may not be set by this caller, or not to this.
+        """
+        if guard is Guard.NONE:
+            return Principal()
+        headers = scope["headers"]
+        own = self._keys.scope_of(headers)
+        if guard is Guard.KEY:
+            return Principal()
+        if self._scope_header is None:
+            return Principal(DEFAULT_SCOPE if own is None else own)
+        named = self._scope_header.read(headers, scope.get("client"))
+        found = named if own is None else own
+        if found is None:
+            raise self._scope_header.missing()
+        if named not in {None, found}:
+            message = f"Scope header '{self._scope_header.name}' names another scope than this API key opens."
+            raise ScopeNotAllowed(message, param=self._scope_header.name)
+        return Principal(found)
+
+    def for_upstream(self, headers: Headers) -> Headers:
+        """`headers` without the one that names the tenant."""
+        return headers if self._scope_header is None else self._scope_header.without(headers)

@@ -13,6 +13,7 @@ from mediagate.core.quotas import RESERVE_STEP_BYTES, Quota, Usage, fits, next_s
         (Quota(store_bytes=100), 100),
         (Quota(store_bytes=100, scope_bytes=40), 40),
         (Quota(store_bytes=100, scope_bytes=400), 100),
+        (Quota(store_bytes=100, scope_bytes=0), 0),
     ],
 )
 def test_largest_file_that_can_ever_fit(quota: Quota, most: int) -> None:
@@ -39,6 +40,14 @@ def test_both_ceilings_count(
     usage = Usage(used_bytes=60, files=3)
 
     assert fits(usage, extra_bytes, max_bytes=max_bytes, max_files=max_files) is answer
+
+
+@pytest.mark.parametrize(("size_bytes", "answer"), [(40, True), (70, True), (71, False)])
+def test_what_others_hold_is_not_removed_for_a_file(size_bytes: int, answer: bool) -> None:
+    """H62: of 100, others hold 30."""
+    own, store = Usage(used_bytes=50, files=3), Usage(used_bytes=80, files=5)
+
+    assert Quota(store_bytes=100).leaves_room(size_bytes, own=own, store=store) is answer
 
 
 @given(needed=st.integers(1, 10**9), expected=st.none() | st.integers(0, 10**9))

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from mediagate.core.errors import InvalidReference, SourceNotAllowed
 from mediagate.core.files import FileId
 from mediagate.core.references import (
+    AttachmentReference,
     Base64Reference,
     DataReference,
     FileReference,
@@ -14,6 +15,7 @@ from mediagate.core.references import (
     parse_data_reference,
     parse_file_reference,
     parse_media_reference,
+    parse_stored_reference,
 )
 
 ID = "file-0123456789abcdef0123456789abcdef"
@@ -137,6 +139,14 @@ MALFORMED_IDS = [
     "vllm-file://" + ID.upper(),
     "vllm-file://file-%30" + ID[6:],
     "vllm-file:///etc/passwd",
+    "attachment://",
+    "attachment:",
+    "attachment:/clip.mp4",
+    "attachment:clip.mp4",
+    " attachment://clip.mp4",
+    "Attachment://clip.mp4",
+    "ATTACHMENT://clip.mp4",
+    "attach\nment://clip.mp4",
 ]
 
 
@@ -144,7 +154,18 @@ MALFORMED_IDS = [
 def test_a_file_is_named_by_its_id_with_or_without_the_scheme(value: str) -> None:
     assert parse_media_reference(value, param=PARAM) == FileReference(FileId(ID))
     assert parse_data_reference(value, param=PARAM) == FileReference(FileId(ID))
+    assert parse_stored_reference(value, param=PARAM) == FileReference(FileId(ID))
     assert parse_file_reference(value, param=PARAM) == ID
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "file", "a b é.png", "../x", "/etc/passwd", "://"])
+def test_a_file_of_the_request_is_named_by_its_name_whatever_that_is(name: str) -> None:
+    value = f"attachment://{name}"
+
+    assert looks_like_reference(value)
+    assert names_a_file(value)
+    for parse in (parse_media_reference, parse_data_reference, parse_stored_reference):
+        assert parse(value, param=PARAM) == AttachmentReference(name)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +213,8 @@ def test_nothing_else_passes(value: str) -> None:
 @pytest.mark.parametrize("value", MALFORMED_IDS)
 def test_what_only_looks_like_a_file_id_is_no_reference(value: str) -> None:
     assert looks_like_reference(value)
-    for parse in (parse_media_reference, parse_data_reference, parse_file_reference):
+    parsers = (parse_media_reference, parse_data_reference, parse_file_reference)
+    for parse in (*parsers, parse_stored_reference):
         with pytest.raises(InvalidReference) as refusal:
             parse(value, param=PARAM)
         assert refusal.value.param == PARAM
@@ -261,6 +283,8 @@ def test_any_text_is_either_named_or_refused_in_our_words(value: str) -> None:
         match reference:
             case FileReference(file_id):
                 assert value.removeprefix("vllm-file://") == file_id
+            case AttachmentReference(name):
+                assert value == f"attachment://{name}"
             case UrlReference(text) | DataReference(text) | Base64Reference(text):
                 assert text == value
 

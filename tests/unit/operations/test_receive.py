@@ -17,10 +17,10 @@ from mediagate.core.errors import (
     NoSlot,
     UnsupportedMedia,
 )
-from mediagate.core.events import FileEvicted, FileReceived
+from mediagate.core.events import FileEvicted, FileExpired, FileReceived
 from mediagate.core.expiry import Lifetime
 from mediagate.core.files import FileId, FileObject, Purpose
-from mediagate.core.scopes import DEFAULT_SCOPE
+from mediagate.core.scopes import DEFAULT_SCOPE, Scope
 from mediagate.index.driver import IndexBusyError, IndexFullError
 from stores import PNG, Clock
 
@@ -36,8 +36,7 @@ async def test_file_is_what_was_sent(tmp_path: Path) -> None:
         assert file.mime_type == "image/png"
         assert file.filename == "a.png"
         assert (file.created_at, file.last_used_at) == (int(clock.now), clock.now)
-        (event,) = store.events
-        assert isinstance(event, FileReceived)
+        (event,) = (event for event in store.events if isinstance(event, FileReceived))
         assert (event.file_id, event.size_bytes) == (file.id, file.size_bytes)
 
 
@@ -154,6 +153,70 @@ async def test_eviction_is_told_to_the_observer(tmp_path: Path) -> None:
         evicted = [event for event in store.events if isinstance(event, FileEvicted)]
         assert [(e.file_id, e.size_bytes) for e in evicted] == [(old.id, old.size_bytes)]
         assert len(store.on_disk()) == 1
+
+
+async def test_no_file_of_another_scope_makes_room(tmp_path: Path) -> None:
+    """H62: not even the least recently used one of all."""
+    clock = Clock()
+    ours, theirs = Scope("ours"), Scope("theirs")
+    async with stores.opened(tmp_path, clock, store_bytes=2 * MIB) as store:
+        of_theirs = await store.receive(PNG + bytes(600_000), scope=theirs)
+        for _ in range(5):
+            clock.now += 1
+            newest = await store.receive(PNG + bytes(600_000), scope=ours)
+
+        evicted = [event for event in store.events if isinstance(event, FileEvicted)]
+        assert {event.scope for event in evicted} == {ours}
+        assert await store.files.get(of_theirs.id, scope=theirs) == of_theirs
+        assert await store.files.get(newest.id, scope=ours) == newest
+
+
+@pytest.mark.parametrize("at_least", [0, 900_000])
+async def test_nothing_is_removed_for_a_file_that_finds_no_room_beside_the_others(
+    tmp_path: Path, at_least: int
+) -> None:
+    """H62: known from its declared length, or from what has come."""
+    ours, theirs = Scope("ours"), Scope("theirs")
+    async with stores.opened(tmp_path, Clock(), store_bytes=MIB) as store:
+        kept = await store.receive(PNG + bytes(400_000), scope=ours)
+        await store.receive(PNG + bytes(400_000), scope=theirs)
+
+        with pytest.raises(InsufficientStorage):
+            async with store.receiver.receive(scope=ours, at_least=at_least) as receive:
+                await receive.write(PNG + bytes(300_000 if at_least else 900_000))
+
+        assert await store.files.get(kept.id, scope=ours) == kept
+        assert (await store.index.usage()).files == 2
+
+
+async def test_expired_files_go_first_whoever_owned_them(tmp_path: Path) -> None:
+    """H56, H62: nobody can see them; no file that anybody can see goes before."""
+    clock = Clock()
+    ours, theirs = Scope("ours"), Scope("theirs")
+    async with stores.opened(tmp_path, clock, store_bytes=MIB) as store:
+        over = await store.receive(PNG + bytes(400_000), scope=theirs)
+        clock.now += stores.TTL_S - 1
+        kept = await store.receive(PNG + bytes(400_000), scope=ours)
+        clock.now += 1
+
+        await store.receive(PNG + bytes(400_000), scope=ours)
+
+        assert await store.files.get(kept.id, scope=ours) == kept
+        (event,) = [event for event in store.events if isinstance(event, FileExpired)]
+        assert (event.file_id, event.scope) == (over.id, theirs)
+        assert not [event for event in store.events if isinstance(event, FileEvicted)]
+
+
+async def test_what_another_has_evicted_and_not_yet_removed_makes_room(tmp_path: Path) -> None:
+    """H61: several want space at once; who comes last finds no victim left, and is not refused for that."""
+    clock = Clock()
+    async with stores.opened(tmp_path, clock, store_bytes=2 * MIB) as store:
+        victim = await store.receive(PNG.ljust(MIB, b"\0"))
+        await store.index.evict(scope=DEFAULT_SCOPE, now=clock())
+
+        file = await store.receive(PNG.ljust(2 * MIB, b"\0"))
+
+        assert store.on_disk() == [file.blob] != [victim.blob]
 
 
 async def test_many_receives_at_once_stay_within_the_quota(tmp_path: Path) -> None:
