@@ -28,6 +28,8 @@ class Slot(Enum):
     """`image`, `audio` or `video`."""
     FORMAT = auto()
     """OpenAI's `input_audio.format`: `mp3`, `wav` …"""
+    MIME_TYPE = auto()
+    """The file's type: `image/png` …"""
 
 
 class Place(Enum):
@@ -60,6 +62,7 @@ class MediaField:
         form: How it takes it.
         reference: What it names. A `Base64Reference` still has to be judged by its decoded bytes.
         edits: What makes the upstream understand a file reference; none for other references.
+        hint: What to do with media of another kind.
     """
 
     path: Path
@@ -67,6 +70,7 @@ class MediaField:
     form: Form
     reference: MediaReference | Base64Reference
     edits: tuple[Edit, ...] = ()
+    hint: str = ""
 
     @property
     def param(self) -> str:

@@ -22,7 +22,8 @@ MAX_DEPTH = 128
 
 MAX_MEMBERS = 200_000
 """Upper bound of values, counted as `,`, `[` and `{`: a megabyte of `[[],[],…` would become a hundred in memory, and
-all that time no other thread runs."""
+all that time no other thread runs. Those within strings and long arrays of numbers (the tokens of a large batch of
+embeddings) do not count: the ones become nothing, the others are left out."""
 
 MAX_NUMBER_CHARS = 400
 """No double needs more; the time to read a number grows with the square of its digits."""
@@ -41,6 +42,11 @@ _WORD = re.compile(rb"[^\s,\]}]++")
 _ESCAPED_STRING = re.compile(_STRING, re.DOTALL)
 _NO_BRACKET = re.compile(rb'(?:[^"\[\]{}]++|"[^"\\]{0,512}+")*+')
 """Up to the next bracket, or to a string that is long or has escapes: those are quicker without the expression."""
+
+_NUMBERS = re.compile(rb"\[[ \t\n\r0-9.,eE+-]{64,}+\]")
+_TOKEN = re.compile(_STRING + b"|" + _NUMBERS.pattern + rb'|["\[]|[^"\[]++', re.DOTALL)
+_TOKENS_PER_MEMBER = 4
+"""At most: a key, a value, and what stands before each."""
 
 _OPEN, _CLOSE, _QUOTE, _BACKSLASH = b"[{", b"]}", ord('"'), ord("\\")
 
@@ -61,12 +67,14 @@ class Span:
 def parse_object(raw: bytes) -> dict[str, Any]:
     """The one JSON object that `raw` is.
 
+    Of a body with very many values, long arrays of numbers are empty here.
+
     Raises:
         MalformedBody: It is not UTF-8, starts with a byte order mark, is no JSON object, has a key twice in one
             object, a number that is none or has hundreds of digits, or is too deep or too finely divided.
     """
-    if sum(map(raw.count, (b",", b"[", b"{"))) > MAX_MEMBERS:
-        raise MalformedBody("The JSON body has too many values.")
+    if _members(raw) > MAX_MEMBERS:
+        raw = _without_numbers(raw)
     try:
         body = json.loads(
             raw.decode(),
@@ -113,6 +121,30 @@ def _step(step: str | int) -> str:
     if _PLAIN_KEY.fullmatch(step):
         return f".{step}"
     return f"[{json.dumps(step[:_MAX_KEY_CHARS])}]"
+
+
+def _members(raw: bytes) -> int:
+    return sum(map(raw.count, (b",", b"[", b"{")))
+
+
+def _without_numbers(raw: bytes) -> bytes:
+    """`raw` with long arrays of numbers emptied; strings stay as they are.
+
+    Raises:
+        MalformedBody: There are too many values beside them.
+    """
+    pieces: list[bytes] = []
+    members = 0
+    for tokens, match in enumerate(_TOKEN.finditer(raw)):
+        token = match[0]
+        if not token.startswith(b'"'):
+            if token.startswith(b"[") and len(token) > 1:
+                token = b"[]"
+            members += _members(token)
+        if members > MAX_MEMBERS or tokens > _TOKENS_PER_MEMBER * MAX_MEMBERS:
+            raise MalformedBody("The JSON body has too many values.")
+        pieces.append(token)
+    return b"".join(pieces)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -6,11 +6,12 @@ read needlessly costs a parse; one that is not read costs the wall.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from urllib.parse import unquote_to_bytes
 
 from mediagate.core.errors import BodyTooLarge, MalformedBody
-from mediagate.dialects import openai_chat
+from mediagate.dialects import anthropic_messages, openai_chat, openai_responses
+from mediagate.dialects.attachments import CHAT, RESPONSES, Conversation
 from mediagate.dialects.fields import Dialect
 from mediagate.web.asgi import HeaderList
 
@@ -21,11 +22,30 @@ _MAX_DECODINGS = 8
 _END = re.compile(rb"[?#\x00]")
 _BLANKS = re.compile(r"[\x00-\x20\x7f]+")
 
-_DIALECTS: dict[tuple[str, ...], Dialect] = {
-    ("chat", "completions"): openai_chat.find,
-    ("api", "chat"): openai_chat.find,  # llama-server's other name for it
+DIALECTS: dict[str, Dialect] = {
+    "responses": openai_responses.find,
+    "messages": anthropic_messages.find,
+    **dict.fromkeys(
+        (
+            *("chat", "completions", "completion", "infill", "apply-template", "invocations"),
+            *("generate", "generate_stream", "vertex_generate", "generative_scoring"),
+            *("embeddings", "embedding", "embed", "encode", "pooling", "classify"),
+            *("score", "rerank", "reranking", "tokenize", "decisions", "systemone"),
+        ),
+        openai_chat.find,
+    ),
 }
-"""Neighbouring path segments; any prefix (`/v1`, a root path) and suffix (`/batch`, `/render`) may be around them."""
+"""By a segment of the path; any prefix (`/v1`, a root path) and suffix (`/batch`, `/render`) may be around it.
+
+What vLLM, SGLang, LMDeploy, llama-server, transformers serve, Ollama and TGI read media on, and what they may:
+`/api/chat` and `/v1/chat/interactive` are `chat`, `/v1/messages/count_tokens` is `messages`.
+"""
+
+_CONVERSATIONS: dict[tuple[str, ...], Conversation] = {
+    ("chat", "completions"): CHAT,
+    ("responses",): RESPONSES,
+}
+"""Last path segments; any prefix may be before them, no suffix behind."""
 
 
 def media_dialect(method: str, raw_path: bytes) -> Dialect | None:
@@ -38,11 +58,21 @@ def media_dialect(method: str, raw_path: bytes) -> Dialect | None:
     if method.upper() in _WITHOUT_BODY:
         return None
     for segments in _readings(raw_path):
-        for wanted, dialect in _DIALECTS.items():
-            starts = range(len(segments) - len(wanted) + 1)
-            if any(segments[start : start + len(wanted)] == wanted for start in starts):
+        for segment, dialect in DIALECTS.items():
+            if segment in segments:
                 return dialect
     return None
+
+
+def form_conversation(raw_path: bytes) -> Conversation | None:
+    """How a request to this path may be a form, with files beside its JSON; None: it may not."""
+    found = (takes for end, takes in _CONVERSATIONS.items() if leads_to(raw_path, (end,)))
+    return next(found, None)
+
+
+def leads_to(raw_path: bytes, ends: Collection[tuple[str, ...]]) -> bool:
+    """Whether any server might take the path for one that ends in one of `ends`: segments, in lower case."""
+    return any(segments[-len(end) :] == end for segments in _readings(raw_path) for end in ends)
 
 
 def check_encoding(headers: HeaderList) -> None:

@@ -5,17 +5,60 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mediagate.core.errors import BodyTooLarge, MalformedBody
-from mediagate.dialects import openai_chat
+from mediagate.dialects import anthropic_messages, openai_chat, openai_responses
+from mediagate.dialects.fields import Dialect
 from mediagate.gateway.media_endpoints import body_too_large, check_encoding, media_dialect
 
-ENDPOINTS = [
-    b"/v1/chat/completions",
-    b"/chat/completions",
-    b"/v1/chat/completions/batch",
-    b"/v1/chat/completions/render",
-    b"/root/v1/chat/completions",
-    b"/api/chat",
-]
+CHAT, RESPONSES, MESSAGES = openai_chat.find, openai_responses.find, anthropic_messages.find
+
+ENDPOINTS = {
+    b"/v1/chat/completions": CHAT,
+    b"/chat/completions": CHAT,
+    b"/v1/chat/completions/batch": CHAT,
+    b"/v1/chat/completions/render": CHAT,
+    b"/root/v1/chat/completions": CHAT,
+    b"/api/chat": CHAT,
+    b"/cohere/v2/chat": CHAT,
+    b"/v1/chat/interactive": CHAT,
+    b"/v1/responses": RESPONSES,
+    b"/responses": RESPONSES,
+    b"/v1/responses/render": RESPONSES,
+    b"/v1/responses/input_tokens": RESPONSES,
+    b"/v1/messages": MESSAGES,
+    b"/v1/messages/count_tokens": MESSAGES,
+    b"/v1/messages/render": MESSAGES,
+    b"/v1/messages/batches": MESSAGES,
+    b"/v1/completions": CHAT,
+    b"/v1/completions/render": CHAT,
+    b"/completion": CHAT,
+    b"/infill": CHAT,
+    b"/apply-template": CHAT,
+    b"/generate": CHAT,
+    b"/generate_stream": CHAT,
+    b"/api/generate": CHAT,
+    b"/inference/v1/generate": CHAT,
+    b"/vertex_generate": CHAT,
+    b"/generative_scoring": CHAT,
+    b"/v1/embeddings": CHAT,
+    b"/embedding": CHAT,
+    b"/v2/embed": CHAT,
+    b"/api/embed": CHAT,
+    b"/encode": CHAT,
+    b"/v1/encode": CHAT,
+    b"/pooling": CHAT,
+    b"/classify": CHAT,
+    b"/v1/classify": CHAT,
+    b"/score": CHAT,
+    b"/v1/score": CHAT,
+    b"/rerank": CHAT,
+    b"/v2/rerank": CHAT,
+    b"/reranking": CHAT,
+    b"/tokenize": CHAT,
+    b"/v1/tokenize": CHAT,
+    b"/v1/decisions": CHAT,
+    b"/v1/systemone": CHAT,
+    b"/invocations": CHAT,
+}
 
 DISGUISED = [
     b"/v1/chat/completions/",
@@ -59,9 +102,15 @@ DISGUISED = [
 
 
 @pytest.mark.parametrize("method", ["POST", "post", "PUT", "PATCH", "DELETE", "QUERY", "X"])
-@pytest.mark.parametrize("path", ENDPOINTS + DISGUISED)
+@pytest.mark.parametrize("path", DISGUISED)
 def test_a_chat_request_is_read_however_it_is_spelt(method: str, path: bytes) -> None:
-    assert media_dialect(method, path) is openai_chat.find
+    assert media_dialect(method, path) is CHAT
+
+
+@pytest.mark.parametrize(("path", "dialect"), ENDPOINTS.items())
+def test_every_endpoint_that_takes_media_is_read(path: bytes, dialect: Dialect) -> None:
+    assert media_dialect("POST", path) is dialect
+    assert media_dialect("PUT", path + b"/") is dialect
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "TRACE", "get"])
@@ -76,15 +125,18 @@ def test_a_method_without_a_body_is_not_read(method: str) -> None:
         b"/",
         b"/v1/models",
         b"/v1/files",
-        b"/v1/completions",
-        b"/v1/chat",
+        b"/v1/uploads",
+        b"/v1/batches",
         b"/v1/chatcompletions",
-        b"/v1/chat/completion",
         b"/v1/chat-completions",
-        b"/v1/chat/x/completions",
-        b"/v1/embeddings",
+        b"/v1/audio/transcriptions",
+        b"/v1/audio/speech",
+        b"/v1/images/generations",
+        b"/v1/load_lora_adapter",
+        b"/detokenize",
+        b"/reset_mm_cache",
         b"/metrics?x=/v1/chat/completions",
-        b"/v1/x\xff/completions",
+        b"/v1/x\xffchat/completion\xff",
     ],
 )
 def test_other_requests_pass_unread(path: bytes) -> None:
@@ -92,17 +144,18 @@ def test_other_requests_pass_unread(path: bytes) -> None:
 
 
 @st.composite
-def disguises(draw: st.DrawFn) -> bytes:
-    """A media endpoint as a client may spell it, so that some server still understands it."""
+def disguises(draw: st.DrawFn) -> tuple[bytes, Dialect]:
+    """A media endpoint as a client may spell it, so that some server still understands it; and how it is read."""
     detours = st.sampled_from(["", "./", "/", "x/../", "a/b/../../", "y;z/../"])
     endings = st.sampled_from(["", ";", ";a=b"])
     path = ""
-    for segment in draw(st.sampled_from(ENDPOINTS)).decode().strip("/").split("/"):
+    endpoint, dialect = draw(st.sampled_from(list(ENDPOINTS.items())))
+    for segment in endpoint.decode().strip("/").split("/"):
         path += "/" + draw(detours) + segment + draw(endings)
     path = _mixed(path + draw(st.sampled_from(["", "/", "/.", "//"])), draw(MASKS), str.upper)
     for mask in draw(st.lists(MASKS, max_size=3)):
         path = _mixed(path, mask, lambda c: f"%{ord(c):02x}", always="%")
-    return (path + draw(st.sampled_from(["", "?q=1", "#f"]))).encode()
+    return (path + draw(st.sampled_from(["", "?q=1", "#f"]))).encode(), dialect
 
 
 MASKS = st.integers(0, 2**64 - 1)
@@ -117,14 +170,16 @@ def _mixed(text: str, mask: int, change: Callable[[str], str], *, always: str = 
 
 @settings(deadline=None)
 @given(disguises())
-def test_no_disguise_hides_a_media_endpoint(path: bytes) -> None:
-    assert media_dialect("POST", path) is openai_chat.find
+def test_no_disguise_hides_a_media_endpoint(disguised: tuple[bytes, Dialect]) -> None:
+    path, dialect = disguised
+
+    assert media_dialect("POST", path) is dialect
 
 
 @settings(deadline=None)
 @given(st.binary(), st.text())
 def test_any_path_and_method_is_judged(path: bytes, method: str) -> None:
-    assert media_dialect(method, path) in {None, openai_chat.find}
+    assert media_dialect(method, path) in {None, CHAT, RESPONSES, MESSAGES}
 
 
 def test_endless_encoding_costs_no_endless_work() -> None:
