@@ -2,6 +2,7 @@
 
     vllm-file://file-<32 hex>   a file of this store (vLLM pull request #39003)
     file-<32 hex>               the same, bare
+    attachment://<name>         a file that is sent in the same request, if that is a form
     data:…;base64,…             inline
     http://… https://…          fetched by the upstream
     all else                    refused: paths, file:, ftp:, look-alikes
@@ -19,6 +20,7 @@ from mediagate.core.errors import InvalidReference, SourceNotAllowed
 from mediagate.core.files import FileId, parse_file_id
 
 SCHEME = "vllm-file://"
+ATTACHMENT = "attachment://"
 
 _URL = re.compile(
     # An ASCII authority without what parsers split differently; then anything but blanks, controls and backslashes.
@@ -46,6 +48,13 @@ class FileReference:
 
 
 @dataclass(frozen=True, slots=True)
+class AttachmentReference:
+    """A file that came in the same request, by the name of its form field or its filename."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class UrlReference:
     """An http(s) URL that the upstream fetches."""
 
@@ -66,20 +75,21 @@ class Base64Reference:
     text: str
 
 
-MediaReference = FileReference | UrlReference | DataReference
+StoredReference = FileReference | AttachmentReference
+MediaReference = StoredReference | UrlReference | DataReference
 
 
 def looks_like_reference(value: str) -> bool:
-    """Whether `value` claims to name a file of this store, rightly or not."""
-    return _head(value).startswith(("vllm-file:", "file-"))
+    """Whether `value` claims to name a file of this store or of this request, rightly or not."""
+    return _head(value).startswith(("vllm-file:", "file-", "attachment:"))
 
 
 def names_a_file(value: str) -> bool:
-    """Whether `value` begins with `file:` or `vllm-file:`, in any case, behind any blanks.
+    """Whether `value` begins with `file:`, `vllm-file:` or `attachment:`, in any case, behind any blanks.
 
     The test for strings whose meaning is unknown; an id without a scheme is a plain word there.
     """
-    return _head(value).startswith(("vllm-file:", "file:"))
+    return _head(value).startswith(("vllm-file:", "file:", "attachment:"))
 
 
 def parse_file_reference(value: str, *, param: str) -> FileId:
@@ -102,6 +112,18 @@ def parse_file_reference(value: str, *, param: str) -> FileId:
     return file_id
 
 
+def parse_stored_reference(value: str, *, param: str) -> StoredReference:
+    """The file that `value` names: one of this store, or one of this request.
+
+    Raises:
+        InvalidReference: It names neither.
+    """
+    name = value.removeprefix(ATTACHMENT)
+    if name not in {value, ""}:
+        return AttachmentReference(name)
+    return FileReference(parse_file_reference(value, param=param))
+
+
 def parse_media_reference(value: str, *, param: str) -> MediaReference:
     """What the media field at `param` names.
 
@@ -110,7 +132,7 @@ def parse_media_reference(value: str, *, param: str) -> MediaReference:
         SourceNotAllowed: It is neither a file id, nor base64 `data:`, nor http(s).
     """
     if looks_like_reference(value):
-        return FileReference(parse_file_reference(value, param=param))
+        return parse_stored_reference(value, param=param)
     if _is_data(value):
         return DataReference(value)
     if _URL.fullmatch(value):

@@ -2,6 +2,7 @@
 
 The scanner is python-multipart's push parser, through its callbacks; nothing of it stores or spools. What is ours are
 the limits and the meaning (RFC 7578): a part with a filename is a file, any other is text.
+Of the latter, those that may be long are asked for as files.
 """
 
 from dataclasses import dataclass
@@ -10,11 +11,17 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from mediagate.core.errors import MalformedBody
+from mediagate.web.asgi import HeaderList, header_values
 
 MAX_TEXTS = 100
 """Text fields in one form."""
 
 MAX_TEXT_BYTES = 1024**2
+
+FORM_OVERHEAD_BYTES = 1024**2
+"""What a form may hold beside its files."""
+
+_MAX_CONTENT_TYPE_BYTES = 1024  # its parser takes quadratic time
 _MAX_HEADER_BYTES = 8 * 1024
 _MAX_HEADERS = 16
 _MAX_PARAMETERS = 16  # of a Content-Disposition: its parser takes quadratic time
@@ -30,7 +37,12 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class FileBegin:
-    """A part with a filename begins; its bytes follow as `FileChunk`s, then `FileEnd`."""
+    """A part with a filename begins; its bytes follow as `FileChunk`s, then `FileEnd`.
+
+    Attributes:
+        name: Of the field.
+        filename: Empty for a text field that was asked for as a file.
+    """
 
     name: str
     filename: str
@@ -51,6 +63,23 @@ class FileEnd:
 Event = Text | FileBegin | FileChunk | FileEnd
 
 
+def is_form(headers: HeaderList) -> bool:
+    """Whether the body is declared as multipart/form-data."""
+    return _content_type(headers).partition(b";")[0].strip().lower() == b"multipart/form-data"
+
+
+def form_boundary(headers: HeaderList) -> bytes:
+    """The boundary of a body that is declared as a form.
+
+    Raises:
+        MalformedBody: There is no usable one, or the declaration is excessively long.
+    """
+    content_type = _content_type(headers)
+    if len(content_type) > _MAX_CONTENT_TYPE_BYTES:
+        raise MalformedBody("The Content-Type is too long.", param="content-type")
+    return boundary_of(content_type)
+
+
 def boundary_of(content_type: bytes) -> bytes:
     """The boundary parameter of a multipart content type.
 
@@ -66,9 +95,15 @@ def boundary_of(content_type: bytes) -> bytes:
 
 
 class FormParser:
-    """Push bytes in, take events out. Every split of the same bytes gives the same parts."""
+    """Push bytes in, take events out. Every split of the same bytes gives the same parts.
 
-    def __init__(self, boundary: bytes) -> None:
+    Args:
+        boundary: See `boundary_of`.
+        as_file: Name of a field that is handed over as a file, though it may come as text.
+    """
+
+    def __init__(self, boundary: bytes, *, as_file: str | None = None) -> None:
+        self._as_file = as_file
         self._events: list[Event] = []
         self._texts = 0
         self._header_name = bytearray()
@@ -149,13 +184,13 @@ class FormParser:
             raise MalformedBody(message)
         self._name = _decode(options[b"name"])
         filename = options.get(b"filename")
-        if filename is None:
+        if filename is None and self._name != self._as_file:
             self._texts += 1
             if self._texts > MAX_TEXTS:
                 raise MalformedBody(f"The form has more than {MAX_TEXTS} text fields.")
             self._text = bytearray()
         else:
-            self._events.append(FileBegin(self._name, _decode(filename)))
+            self._events.append(FileBegin(self._name, _decode(filename or b"")))
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._text is None:
@@ -174,6 +209,10 @@ class FormParser:
 
     def _on_end(self) -> None:
         self._is_complete = True
+
+
+def _content_type(headers: HeaderList) -> bytes:
+    return b"".join(header_values(headers, b"content-type")[:1])
 
 
 def _decode(raw: bytes) -> str:

@@ -14,6 +14,8 @@ from mediagate.web.multipart import (
     FormParser,
     Text,
     boundary_of,
+    form_boundary,
+    is_form,
 )
 
 BOUNDARY = b"XboundaryX"
@@ -97,6 +99,21 @@ def test_every_split_of_the_stream_gives_the_same_parts(data: bytes, sizes: list
     )
 
 
+@pytest.mark.parametrize("filename", [None, "request.json"])
+def test_field_that_is_asked_for_as_a_file_comes_as_one_however_it_was_sent(
+    filename: str | None,
+) -> None:
+    value = b"x" * (MAX_TEXT_BYTES + 1)
+    body = (text_part("p", value) if filename is None else file_part("p", filename, value)) + END
+    parser = FormParser(BOUNDARY, as_file="p")
+
+    begin, *chunks, end = parser.feed(body)
+
+    assert begin == FileBegin("p", filename or "")
+    assert b"".join(bytes(chunk.data) for chunk in chunks if isinstance(chunk, FileChunk)) == value
+    assert end == FileEnd()
+
+
 def test_every_truncation_is_told() -> None:
     body = text_part("purpose", b"vision") + file_part("file", "a.mp4", b"data") + b"--XboundaryX--"
 
@@ -174,6 +191,29 @@ def test_filenames_are_read_as_clients_write_them(written: str, meant: str) -> N
 def test_a_form_without_a_usable_boundary_is_refused(content_type: bytes) -> None:
     with pytest.raises(MalformedBody):
         boundary_of(content_type)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "is_one"),
+    [
+        (b"multipart/form-data; boundary=x", True),
+        (b" Multipart/Form-Data ;boundary=x", True),
+        (b"multipart/form-data-x; boundary=x", False),
+        (b"multipart/mixed; boundary=x", False),
+        (b"application/json", False),
+        (b"", False),
+    ],
+)
+def test_form_is_told_by_its_declared_type(content_type: bytes, is_one: bool) -> None:
+    assert is_form([(b"Content-Type", content_type), (b"content-type", b"x")]) is is_one
+
+
+def test_very_long_declaration_is_refused_unparsed() -> None:
+    """Its parser takes quadratic time too."""
+    content_type = b"multipart/form-data; boundary=x" + b";" * 2000
+
+    with pytest.raises(MalformedBody, match="too long"):
+        form_boundary([(b"content-type", content_type)])
 
 
 def test_the_boundary_may_be_quoted() -> None:
