@@ -2,14 +2,16 @@
 
 import logging
 import re
-from dataclasses import dataclass
 from urllib.parse import unquote
+
+from mediagate.core.events import Event, RequestEnded
 
 logger = logging.getLogger("mediagate.access")
 
-# What follows /v1/files/ is or claims to be an id, well-formed or not.
-_AFTER_FILES = re.compile(r"(/v1/files/)[^/]+")
-_FILE_ID = re.compile(r"file-[0-9a-f]{32}", re.IGNORECASE)
+# What follows these is or claims to be an id or a token, well-formed or not.
+_AFTER_NAMES = re.compile(r"(/v1/(?:files|uploads|media)/)[^/]+")
+# The ids of files, of Uploads and their parts, and the tokens of leased media, wherever they stand.
+CAPABILITY = re.compile(r"(?:file-|upload_|part_)[0-9a-f]{32}|[0-9a-f]{100}", re.IGNORECASE)
 _MAX_DECODINGS = 8
 _UNPRINTABLE = re.compile(r"[^\x21-\x7e]")
 
@@ -19,41 +21,23 @@ def mask_path(raw_path: str) -> str:
     plain = raw_path
     for _ in range(_MAX_DECODINGS):
         plain = unquote(plain)
-    if len(_FILE_ID.findall(plain)) > len(_FILE_ID.findall(raw_path)):
+    if len(CAPABILITY.findall(plain)) > len(CAPABILITY.findall(raw_path)):
         return "(masked)"  # an id in disguise: nothing of such a path is worth keeping
-    masked = _FILE_ID.sub("{id}", _AFTER_FILES.sub(r"\1{id}", raw_path))
+    masked = CAPABILITY.sub("{id}", _AFTER_NAMES.sub(r"\1{id}", raw_path))
     return _UNPRINTABLE.sub("?", masked)[:200]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Access:
-    """One request that is over.
-
-    Attributes:
-        method: As sent.
-        raw_path: As sent, percent-encoding and all; may hold capability ids: mask it before it is written.
-        status: Of the answer; 499: the client left before there was one.
-        received_bytes: Of the request body, as far as it was read.
-        sent_bytes: Of the response body.
-        elapsed_s: From the request's head to the end of the answer.
-    """
-
-    method: str
-    raw_path: str
-    status: int
-    received_bytes: int
-    sent_bytes: int
-    elapsed_s: float
-
-
-def log_access(access: Access) -> None:
-    """Write the line of one request: `POST /v1/files 200 in=1048576 out=312 12.3ms`."""
+def log_access(event: Event) -> None:
+    """An observer that writes `POST /v1/files 200 in=1048576 out=312 12.3ms id=req_5d…` for each request."""
+    if not isinstance(event, RequestEnded):
+        return
     logger.info(
-        "%s %s %d in=%d out=%d %.1fms",
-        _UNPRINTABLE.sub("?", access.method)[:20],
-        mask_path(access.raw_path),
-        access.status,
-        access.received_bytes,
-        access.sent_bytes,
-        access.elapsed_s * 1000,
+        "%s %s %d in=%d out=%d %.1fms id=%s",
+        _UNPRINTABLE.sub("?", event.method)[:20],
+        mask_path(event.raw_path),
+        event.status,
+        event.received_bytes,
+        event.sent_bytes,
+        event.elapsed_s * 1000,
+        event.request_id,
     )

@@ -1,22 +1,27 @@
-"""The outermost layer of every HTTP answer of ours: errors, early replies, the access log.
+"""The outermost layer of every HTTP answer of ours: errors, early replies, request ids, what observers are told.
 
 **Early replies.** An answer that is ready before the request body has come is sent at once and whole; then the rest of
 the body is drained, up to a bound, and the connection closes. Closing first would reset the connection under a client
 that still sends, and it would never read the answer. Our own server does that itself (`LINGERS`); here it is done for
 every other one.
+
+**Request ids.** A request has one from here on: the client's `X-Request-Id`, if that is one, or a fresh one. The
+upstream gets it, every answer carries it, once, and whatever is written down about the request names it.
 """
 
 import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
 
-from mediagate.observe.logs import Access
+from mediagate.core.events import Observer, RequestEnded, RequestFailed
+from mediagate.observe.request import REQUEST_ID, CurrentRequest, answering, request_id_of
 from mediagate.web.asgi import (
     LINGERS,
     ASGIApp,
     ClientGone,
+    HeaderList,
+    Headers,
     Message,
     Receive,
     Scope,
@@ -33,9 +38,6 @@ DRAIN_S = 2.0
 
 _CLIENT_GONE = 499  # nginx's number for it; never sent
 
-OnAccess = Callable[[Access], None]
-"""Told of each request when it is over."""
-
 
 class ResponseBroken(Exception):
     """An answer could not be completed: the HTTP server has to break the connection; the log has the reason."""
@@ -46,23 +48,26 @@ class Edge:
 
     Args:
         app: Answers requests; may raise errors of ours, which become answers.
-        on_access: Told of each answered request.
+        observer: Told of errors that become answers, and of each request when it is over.
     """
 
-    def __init__(self, app: ASGIApp, *, on_access: OnAccess) -> None:
+    def __init__(self, app: ASGIApp, *, observer: Observer) -> None:
         self._app = app
-        self._on_access = on_access
+        self._observer = observer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        watched = _Watched(scope, receive, send)
-        try:
-            await self._answer(watched)
-        finally:
-            self._on_access(watched.access())
+        request_id = request_id_of(header_values(scope["headers"], REQUEST_ID))
+        client = scope.get("client")
+        watched = _Watched(scope, receive, send, request_id=request_id)
+        with answering(CurrentRequest(request_id, client_host=client[0] if client else None)):
+            try:
+                await self._answer(watched)
+            finally:
+                self._observer(watched.ended())
 
     async def _answer(self, watched: "_Watched") -> None:
         try:
@@ -77,6 +82,9 @@ class Edge:
             error = translate(exc)
             if error is not exc:
                 logger.exception("an error nobody handled")
+            # Whoever got so far as to be known is told of by his scope.
+            principal = watched.scope.get("principal")
+            self._observer(RequestFailed(scope=principal and principal.scope, error=error))
             status, headers, body = render(error)
             await watched.send(
                 {"type": "http.response.start", "status": status, "headers": headers}
@@ -89,15 +97,16 @@ class Edge:
 class _Watched:
     """One request and its answer, watched."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.scope = scope
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, request_id: str) -> None:
         self.status = 0
+        self._request_id = request_id
         self._receive = receive
         self._send = send
         self._received_bytes = 0
         self._sent_bytes = 0
         self._began_at = time.monotonic()
         headers = scope["headers"]
+        self.scope = {**scope, "headers": _named(headers, request_id)}
         # A request without these has no body (RFC 9112 §6.3): there is nothing to drain.
         self._is_body_complete = not (
             any(value.strip() != b"0" for value in header_values(headers, b"content-length"))
@@ -121,11 +130,10 @@ class _Watched:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            headers = _named(message.get("headers", ()), self._request_id)
             if not self._is_body_complete:
-                message = {
-                    **message,
-                    "headers": [*message["headers"], (b"connection", b"close")],
-                }
+                headers.append((b"connection", b"close"))
+            message = {**message, "headers": headers}
         elif message["type"] == "http.response.body":
             self._sent_bytes += len(message.get("body", b""))
             if not message.get("more_body", False) and self._has_to_drain():
@@ -152,8 +160,9 @@ class _Watched:
                 while not self._is_body_complete and self._received_bytes < bound:
                     await self.receive()
 
-    def access(self) -> Access:
-        return Access(
+    def ended(self) -> RequestEnded:
+        return RequestEnded(
+            request_id=self._request_id,
             method=self.scope["method"],
             raw_path=self.scope["raw_path"].decode("latin-1"),
             status=self.status or _CLIENT_GONE,
@@ -161,3 +170,12 @@ class _Watched:
             sent_bytes=self._sent_bytes,
             elapsed_s=time.monotonic() - self._began_at,
         )
+
+
+def _named(headers: HeaderList, request_id: str) -> Headers:
+    """The headers with this request id and no other; a request's own stays where it is."""
+    value = request_id.encode("ascii")
+    if header_values(headers, REQUEST_ID) == [value]:
+        return list(headers)
+    kept = [(name, value) for name, value in headers if name.lower() != REQUEST_ID]
+    return [*kept, (REQUEST_ID, value)]

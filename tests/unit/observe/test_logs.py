@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mediagate.observe.logs import Access, log_access, mask_path
+from mediagate.core.events import ReceiveBegan, RequestEnded
+from mediagate.observe.logs import log_access, mask_path
 
 FILE_ID = "file-0123456789abcdef0123456789abcdef"
+TOKEN = "0123456789" * 10
 
 
 @pytest.mark.parametrize(
@@ -20,6 +22,9 @@ FILE_ID = "file-0123456789abcdef0123456789abcdef"
         (f"/v1/files/{FILE_ID}/content", "/v1/files/{id}/content"),
         ("/v1/files/anything at all/content", "/v1/files/{id}/content"),
         (f"/proxy/{FILE_ID}/x", "/proxy/{id}/x"),
+        (f"/v1/media/{TOKEN}", "/v1/media/{id}"),
+        ("/v1/media/no-token", "/v1/media/{id}"),
+        (f"/v1/medi%61/{TOKEN}", "/v1/medi%61/{id}"),
         (f"/v1//files/{FILE_ID}", "/v1//files/{id}"),
         ("/v1/chat/completions", "/v1/chat/completions"),
         ("/a\nb\x1b[2Jc", "/a?b?[2Jc"),
@@ -63,8 +68,10 @@ def test_line_stays_one_short_line(path: str) -> None:
 
 def test_line_says_what_happened(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="mediagate.access"):
+        log_access(ReceiveBegan())
         log_access(
-            Access(
+            RequestEnded(
+                request_id="req_1",
                 method="POST\r\nX",
                 raw_path=f"/v1/files/{FILE_ID}",
                 status=200,
@@ -75,4 +82,4 @@ def test_line_says_what_happened(caplog: pytest.LogCaptureFixture) -> None:
         )
 
     (record,) = caplog.records
-    assert record.getMessage() == "POST??X /v1/files/{id} 200 in=5 out=7 12.3ms"
+    assert record.getMessage() == "POST??X /v1/files/{id} 200 in=5 out=7 12.3ms id=req_1"

@@ -6,9 +6,21 @@ from typing import Any
 
 import pytest
 
-from mediagate.core.errors import EmptyFile, FileTooLarge
-from mediagate.observe.logs import Access
-from mediagate.web.asgi import LINGERS, ASGIApp, ClientGone, Message, Receive, Scope, Send
+from mediagate.core.errors import EmptyFile, FileTooLarge, InternalError
+from mediagate.core.events import Event, RequestEnded, RequestFailed
+from mediagate.core.scopes import Principal
+from mediagate.core.scopes import Scope as CallerScope
+from mediagate.observe.request import CurrentRequest, current_request
+from mediagate.web.asgi import (
+    LINGERS,
+    ASGIApp,
+    ClientGone,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    header_values,
+)
 from mediagate.web.edge import DRAIN_BYTES, Edge, ResponseBroken
 
 OK: list[Message] = [
@@ -25,7 +37,7 @@ class Connection:
         self.headers = headers or []
         self.sent: list[Message] = []
         self.received = 0
-        self.accesses: list[Access] = []
+        self.events: list[Event] = []
 
     async def receive(self) -> Message:
         if not self.chunks:
@@ -44,8 +56,12 @@ class Connection:
             "raw_path": b"/v1/files",
             "headers": self.headers,
         }
-        edge = Edge(app, on_access=self.accesses.append)
+        edge = Edge(app, observer=self.events.append)
         await edge(base | scope, self.receive, self.send)
+
+    @property
+    def ended(self) -> list[RequestEnded]:
+        return [event for event in self.events if isinstance(event, RequestEnded)]
 
     @property
     def status(self) -> int:
@@ -135,7 +151,7 @@ async def test_client_that_left_gets_no_answer_and_is_told_as_499() -> None:
     await connection.run(raising(ClientGone()))
 
     assert connection.sent == []
-    assert [access.status for access in connection.accesses] == [499]
+    assert [ended.status for ended in connection.ended] == [499]
 
 
 async def test_early_answer_is_whole_before_the_rest_is_drained() -> None:
@@ -215,7 +231,7 @@ async def test_send_that_fails_is_a_client_that_left() -> None:
 
     await connection.run(answering())
 
-    assert len(connection.accesses) == 1
+    assert len(connection.ended) == 1
 
 
 async def test_connection_is_kept_when_the_body_was_read() -> None:
@@ -230,17 +246,17 @@ async def test_connection_is_kept_when_the_body_was_read() -> None:
     await connection.run(app)
 
     assert not connection.closes
-    (access,) = connection.accesses
-    assert (access.received_bytes, access.sent_bytes, access.status) == (4, 5, 200)
-    assert (access.method, access.raw_path) == ("POST", "/v1/files")
-    assert 0 <= access.elapsed_s < 5
+    (ended,) = connection.ended
+    assert (ended.received_bytes, ended.sent_bytes, ended.status) == (4, 5, 200)
+    assert (ended.method, ended.raw_path) == ("POST", "/v1/files")
+    assert 0 <= ended.elapsed_s < 5
 
 
 async def test_request_is_told_whatever_happens() -> None:
     for app in (answering(), raising(EmptyFile("x")), raising(RuntimeError("x"))):
         connection = Connection()
         await connection.run(app)
-        assert len(connection.accesses) == 1
+        assert len(connection.ended) == 1
 
 
 async def test_other_protocols_pass_through() -> None:
@@ -253,4 +269,117 @@ async def test_other_protocols_pass_through() -> None:
     await connection.run(app, type="websocket")
 
     assert seen == ["websocket"]
-    assert connection.accesses == []
+    assert connection.events == []
+
+
+# request ids, and what observers are told --------------------------------------------------------------
+
+
+def upstream_that_names_requests(seen: list[list[bytes]]) -> ASGIApp:
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        seen.append(header_values(scope["headers"], b"x-request-id"))
+        headers = [(b"x-request-id", b"theirs"), (b"X-Request-Id", b"theirs too")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body"})
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("sent", "is_kept"),
+    [
+        ([(b"x-request-id", b"abc")], True),
+        ([(b"X-Request-ID", b"abc")], True),
+        ([], False),
+        ([(b"x-request-id", b"a b")], False),
+        ([(b"x-request-id", b"abc"), (b"x-request-id", b"def")], False),
+    ],
+)
+async def test_request_has_one_id_on_both_sides_and_for_observers(
+    sent: list[tuple[bytes, bytes]], is_kept: bool
+) -> None:
+    """H97: carried to the upstream and back, once, the upstream's own word not beside it."""
+    connection = Connection(headers=sent)
+    seen: list[list[bytes]] = []
+
+    await connection.run(upstream_that_names_requests(seen))
+
+    answered = header_values(connection.sent[0]["headers"], b"x-request-id")
+    (ended,) = connection.ended
+    assert seen == [answered] == [[ended.request_id.encode()]]
+    assert (answered == [b"abc"]) == is_kept
+
+
+async def test_clients_own_header_stays_where_it_is() -> None:
+    """Header lines are passed in their order."""
+    sent = [(b"a", b"1"), (b"x-request-id", b"abc"), (b"b", b"2")]
+    connection = Connection(headers=sent)
+    seen: list[Scope] = []
+
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        seen.append(scope)
+        await answering()(scope, _receive, send)
+
+    await connection.run(app)
+
+    assert seen[0]["headers"] == sent
+
+
+async def test_errors_carry_the_request_id_too() -> None:
+    """H97."""
+    connection = Connection(headers=[(b"x-request-id", b"abc")])
+
+    await connection.run(raising(EmptyFile("x")))
+
+    assert header_values(connection.sent[0]["headers"], b"x-request-id") == [b"abc"]
+
+
+async def test_observers_know_whose_request_it_is_while_it_runs_and_not_after() -> None:
+    """H97."""
+    connection = Connection(headers=[(b"x-request-id", b"abc")])
+    known: list[CurrentRequest | None] = []
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        known.append(current_request())
+        await answering()(_scope, _receive, send)
+
+    await connection.run(app, client=("192.0.2.1", 1234))
+    await connection.run(app, client=None)
+
+    assert known == [CurrentRequest("abc", "192.0.2.1"), CurrentRequest("abc", None)]
+    assert current_request() is None
+
+
+async def test_refusal_is_told_once_with_the_scope_of_whoever_was_known() -> None:
+    """H97, D9."""
+    error = EmptyFile("x")
+
+    async def refuse(scope: Scope, _receive: Receive, _send: Send) -> None:
+        scope["principal"] = Principal(CallerScope("tenant"))
+        raise error
+
+    known, unknown = Connection(), Connection()
+    await known.run(refuse)
+    await unknown.run(raising(error))
+
+    assert known.events[:-1] == [RequestFailed(scope=CallerScope("tenant"), error=error)]
+    assert unknown.events[:-1] == [RequestFailed(scope=None, error=error)]
+
+
+async def test_error_of_others_is_told_as_what_the_client_is_told() -> None:
+    connection = Connection()
+
+    await connection.run(raising(RuntimeError("x")))
+
+    failed = connection.events[0]
+    assert isinstance(failed, RequestFailed)
+    assert isinstance(failed.error, InternalError)
+
+
+async def test_answer_that_broke_off_is_no_refusal() -> None:
+    connection = Connection()
+
+    with pytest.raises(ResponseBroken):
+        await connection.run(raising(EmptyFile("x"), after=1))
+
+    assert connection.events == connection.ended
