@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import AsyncGenerator
 
+from mediagate.gateway.engine import CacheSalts
 from mediagate.gateway.media_endpoints import body_too_large, check_encoding, media_dialect
 from mediagate.operations.deliver import OpenBlob, stream
-from mediagate.operations.resolve import Resolved, Resolver
+from mediagate.operations.resolve import Resolved, Resolver, Salt
 from mediagate.web.asgi import ASGIApp, Headers, Message, Receive, Scope, Send, unless_gone
 from mediagate.web.body import Body, Patience
 
@@ -21,6 +22,7 @@ class Gateway:
         open_blob: Opens the bytes of a file that the resolver leased.
         max_json_bytes: Largest body that is read.
         patience: With clients that send one.
+        salts: Keeps tenants apart in the upstream's prefix cache; None: nothing is done about that.
     """
 
     def __init__(
@@ -31,12 +33,14 @@ class Gateway:
         open_blob: OpenBlob,
         max_json_bytes: int,
         patience: Patience,
+        salts: CacheSalts | None = None,
     ) -> None:
         self._upstream = upstream
         self._resolver = resolver
         self._open_blob = open_blob
         self._max_json_bytes = max_json_bytes
         self._patience = patience
+        self._salts = salts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -49,7 +53,16 @@ class Gateway:
         raw = await Body(headers, receive, patience=self._patience).read(
             max_bytes=self._max_json_bytes, too_large=body_too_large(self._max_json_bytes)
         )
-        resolved = await self._resolver.resolve(raw, dialect=dialect, principal=scope["principal"])
+        if raw:
+            resolved = await self._resolver.resolve(
+                raw,
+                dialect=dialect,
+                principal=scope["principal"],
+                salt=await self._salt(scope),
+                came_in_at=_came_in_at(scope),
+            )
+        else:  # such as POST /v1/responses/{id}/cancel
+            resolved = Resolved(())
         del raw
         try:
             framed = {**scope, "headers": _framed(headers, resolved.content_length)}
@@ -66,6 +79,11 @@ class Gateway:
         finally:
             await resolved.close()
 
+    async def _salt(self, scope: Scope) -> Salt | None:
+        if self._salts is None:
+            return None
+        return await self._salts.salt_for(scope["method"], scope["raw_path"], scope["principal"])
+
 
 class _Source:
     """The resolved body as ASGI messages; behind its end, the client's own (that it left)."""
@@ -74,21 +92,31 @@ class _Source:
         self._chunks: AsyncGenerator[bytes, None] = stream(resolved.pieces, open_blob=open_blob)
         self._receive = receive
         self._left = resolved.content_length
+        self._is_over = False
         resolved.pieces = ()  # what was sent need not live as long as the answer to it
         self._reading = asyncio.Lock()
 
     async def receive(self) -> Message:
-        if self._left <= 0:
+        if self._is_over:
             return await self._receive()
         async with self._reading:
-            chunk = await anext(self._chunks)
+            chunk = await anext(self._chunks, b"")
         self._left -= len(chunk)
-        return {"type": "http.request", "body": chunk, "more_body": self._left > 0}
+        self._is_over = self._left <= 0
+        return {"type": "http.request", "body": chunk, "more_body": not self._is_over}
 
     async def close(self) -> None:
         # An upstream that answered early, or broke, may leave a read behind that was cancelled and is not yet over.
         async with self._reading:
             await self._chunks.aclose()
+
+
+def _came_in_at(scope: Scope) -> str | None:
+    """Where the request reached this server; None: not by an address."""
+    host, port = scope.get("server") or (None, None)
+    if host is None or port is None:
+        return None
+    return f"{scope.get('scheme', 'http')}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _framed(headers: Headers, length: int) -> Headers:

@@ -27,6 +27,7 @@ from mediagate.core.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from mediagate.core.events import Observer, UpstreamAnswered, UpstreamFailed, ignore
 from mediagate.web.asgi import (
     BAD_IN_HEADER_VALUE,
     ClientGone,
@@ -71,6 +72,7 @@ class Proxy:
         drop_authorization: Whether the client's is kept from the upstream.
         connect_timeout_s: How long a connection may take to come about.
         stall_timeout_s: How long the upstream may refuse to take the next piece of a body. Answers are not timed.
+        observer: Told of what the upstream answers, and that it does not.
     """
 
     _pooled: aiohttp.ClientSession
@@ -84,7 +86,9 @@ class Proxy:
         drop_authorization: bool = False,
         connect_timeout_s: float = 10.0,
         stall_timeout_s: float = 60.0,
+        observer: Observer = ignore,
     ) -> None:
+        self._observer = observer
         self._root = upstream.rstrip("/")
         self._authorization = authorization
         self._drop_authorization = drop_authorization or authorization is not None
@@ -139,14 +143,40 @@ class Proxy:
             given_up.cancel()
             await asyncio.wait((relay, given_up))
         if relay in done:
-            relay.result()
+            try:
+                relay.result()
+            except (UpstreamUnreachable, UpstreamTimeout, aiohttp.ClientError):
+                self._observer(UpstreamFailed())
+                raise
         elif request.is_stalled:
+            self._observer(UpstreamFailed())
             raise UpstreamTimeout("The inference server stopped taking the request.")
         else:
             raise ClientGone
 
+    async def fetch(self, path: str, *, timeout_s: float, max_bytes: int) -> bytes | None:
+        """What the upstream answers to a GET of our own; None: no 200 of at most `max_bytes` in time."""
+        url = URL(self._root + path, encoded=True)
+        own = {} if self._authorization is None else {"authorization": self._authorization}
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                self._fresh.get(url, headers=own, allow_redirects=False) as response,
+            ):
+                if response.status != 200:
+                    return None
+                body = bytearray()
+                async for piece in response.content.iter_any():
+                    body += piece
+                    if len(body) > max_bytes:
+                        return None
+                return bytes(body)
+        except (TimeoutError, aiohttp.ClientError, ValueError):
+            return None
+
     async def _relay(self, request: "_Request", send: Send) -> None:
         response = await self._ask(request)
+        self._observer(UpstreamAnswered(status=response.status))
         try:
             headers = _response_headers(response)
             await send(

@@ -64,6 +64,10 @@ class Claims:
             raise
         return Hold(self, lease_id, files)
 
+    async def exists(self, file_id: FileId) -> bool:
+        """Whether there is such a file, whoever owns it: for what the operator is told, and for nothing else."""
+        return await self._index.exists(file_id, now=self._clock())
+
     async def end(self, lease_id: LeaseId) -> None:
         """Give a lease back, and remove what was only waiting for that; a failure of this is logged."""
         self._leases.discard(lease_id)
@@ -103,6 +107,7 @@ class Hold:
     """Files that stay readable until `release`.
 
     Attributes:
+        lease_id: The lease.
         files: Those that exist for the caller, by id.
     """
 
@@ -110,11 +115,12 @@ class Hold:
         self, claims: Claims, lease_id: LeaseId, files: Mapping[FileId, FileObject]
     ) -> None:
         self._claims = claims
-        self._lease_id: LeaseId | None = lease_id
+        self._is_released = False
+        self.lease_id = lease_id
         self.files = files
 
     async def release(self) -> None:
         """End the claim. Safe to call more than once."""
-        lease_id, self._lease_id = self._lease_id, None
-        if lease_id is not None:
-            await self._claims.end(lease_id)
+        if not self._is_released:
+            self._is_released = True
+            await self._claims.end(self.lease_id)

@@ -1,16 +1,31 @@
 """How an upstream gets a file: as bytes inside its request, or as a handle that it turns into the file itself."""
 
+import hmac
+import re
 import secrets
+import time
 from binascii import b2a_base64
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from typing import Protocol
 
 from mediagate.blobs.driver import BlobReader
 from mediagate.core.errors import InternalError
 from mediagate.core.files import FileId, FileObject
+from mediagate.core.leases import LeaseId
+from mediagate.core.store_key import StoreKey, Use
 from mediagate.dialects.fields import Form
+from mediagate.index.driver import Index
+from mediagate.operations.files import file_not_found
 
 HANDLE_SCHEME = "mediagate-media:"
 """Never passes from a client: the wall knows no such scheme."""
@@ -22,6 +37,12 @@ class Base64Of:
 
     file: FileObject
 
+
+MEDIA_PATH = "/v1/media/"
+"""A token follows: no route of OpenAI's, nor of any engine's."""
+
+_TOKEN = re.compile(r"([0-9a-f]{32})([0-9a-f]{4})[0-9a-f]{64}")
+"""The lease, the file's position in it, and the signature of both."""
 
 Piece = bytes | Base64Of
 """A stretch of an outgoing body."""
@@ -91,6 +112,99 @@ class HandleDelivery:
         """Forget the tokens."""
         self._handles.drop(self._tokens.values())
         self._tokens.clear()
+
+
+class Leased(Protocol):
+    """Files under a lease."""
+
+    @property
+    def lease_id(self) -> LeaseId:
+        """The lease."""
+
+    @property
+    def files(self) -> Mapping[FileId, FileObject]:
+        """What it holds."""
+
+
+class UrlDelivery:
+    """A signed URL of this server, one a file, that lives exactly as long as the lease; `LeasedMedia` answers it.
+
+    Bare base64 can be no URL: there it stays inline.
+
+    Args:
+        leased: The files that may be named.
+        base: Where the upstream reaches this server, without a path; None: nobody knows.
+        key: Signs.
+    """
+
+    def __init__(self, leased: Leased, *, base: str | None, key: StoreKey) -> None:
+        self._lease_id = leased.lease_id
+        self._positions = {file_id: n for n, file_id in enumerate(sorted(leased.files))}
+        self._base = base
+        self._key = key
+
+    def pieces(self, file: FileObject, *, form: Form) -> Sequence[Piece]:
+        """The file's URL, or bare base64.
+
+        Raises:
+            InternalError: There is no base.
+        """
+        if form is Form.BASE64:
+            return (Base64Of(file),)
+        if self._base is None:
+            raise InternalError("Set advertise_url: the upstream has to reach this server.")
+        token = _token(self._key, self._lease_id, self._positions[file.id])
+        return (f"{self._base}{MEDIA_PATH}{token}".encode(),)
+
+    def close(self) -> None:
+        """What was handed out ends with the lease."""
+
+
+class LeasedMedia:
+    """What the URLs of `UrlDelivery` lead to, whichever process that shares the index made them.
+
+    Args:
+        index: Knows the leases.
+        open_blob: Opens the bytes.
+        key: Signed the URLs.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        index: Index,
+        open_blob: OpenBlob,
+        key: StoreKey,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._index = index
+        self._open_blob = open_blob
+        self._key = key
+        self._clock = clock
+
+    async def open(self, token: str) -> tuple[FileObject, BlobReader]:
+        """The file that `token` names, open. No use of it: the request that leased it was one.
+
+        Raises:
+            FileNotFound: The token is none of ours, or its request is over: one and the same.
+        """
+        match = _TOKEN.fullmatch(token)
+        if match is None:
+            raise file_not_found()
+        lease_id, position = LeaseId(match[1]), int(match[2], 16)
+        # Before the index is asked: whoever cannot sign costs nothing.
+        if not hmac.compare_digest(token, _token(self._key, lease_id, position)):
+            raise file_not_found()
+        file = await self._index.leased(lease_id, position, now=self._clock())
+        if file is None:
+            raise file_not_found()
+        return file, await self._open_blob(file)
+
+
+def _token(key: StoreKey, lease_id: LeaseId, position: int) -> str:
+    named = f"{lease_id}{position:04x}"
+    return named + key.tag(Use.URL, named)
 
 
 def content_length(pieces: Iterable[Piece]) -> int:

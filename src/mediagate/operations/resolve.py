@@ -6,19 +6,26 @@ Whatever fails, fails before the upstream hears of the request, and nothing stay
 """
 
 import binascii
+import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from mediagate.core.errors import InvalidValue, MediaKindMismatch, SourceNotAllowed
+from mediagate.core.errors import (
+    InvalidReference,
+    InvalidValue,
+    MediaKindMismatch,
+    SourceNotAllowed,
+)
+from mediagate.core.events import FileResolved, Observer, ignore
 from mediagate.core.files import FileId, FileObject, MediaKind
-from mediagate.core.references import Base64Reference, FileReference
+from mediagate.core.references import AttachmentReference, Base64Reference, FileReference
 from mediagate.core.scopes import Principal, Scope
 from mediagate.dialects.fields import Dialect, Edit, Form, MediaField, Place, Slot
 from mediagate.dialects.strict_json import Path, Span, parse_object, spans
 from mediagate.executor import Executor
 from mediagate.media.sniff import HEAD_BYTES, MEDIA_TYPES, sniff
-from mediagate.operations.deliver import Delivery, Piece, content_length
+from mediagate.operations.deliver import Delivery, Leased, Piece, content_length
 from mediagate.operations.files import file_not_found
 
 PARSED_IN_PLACE_BYTES = 256 * 1024
@@ -27,18 +34,28 @@ PARSED_IN_PLACE_BYTES = 256 * 1024
 MAX_REFERENCES = 1000
 """File references in one request: bounds one index query, and what one small body can make us send."""
 
+_NO_ATTACHMENT = (
+    "attachment:// names a file that is sent in the same request. Send this one as multipart/form-data, "
+    "with the JSON in the part 'payload' and the file beside it, or name an uploaded file by its id."
+)
+
+_CACHE_SALT: Path = ("cache_salt",)
+
 _HEAD_CHARS = HEAD_BYTES // 3 * 4 + 4
+
+_PDF = b"%PDF-"
+"""A document may be sent in base64 where no media is asked for; it is none of ours, and no path."""
 
 _FORMATS = {"audio/mpeg": "mp3", "audio/mp4": "m4a", "audio/x-matroska": "mka"}
 """OpenAI's names for audio formats where they differ from the subtype."""
 
 
-class HeldFiles(Protocol):
-    """Leased files, kept so in the background until `release`."""
+Salt = Callable[[str], str]
+"""A client's own `cache_salt`, or nothing → the one that the engine is told."""
 
-    @property
-    def files(self) -> Mapping[FileId, FileObject]:
-        """Those that exist for the caller."""
+
+class HeldFiles(Leased, Protocol):
+    """Those of the files that exist for the caller, kept leased in the background until `release`."""
 
     async def release(self) -> None:
         """End the lease. Safe to call more than once."""
@@ -49,6 +66,9 @@ class Holder(Protocol):
 
     async def hold(self, file_ids: Collection[FileId], *, scope: Scope) -> HeldFiles:
         """Lease those of `file_ids` that exist for `scope`, in one step; it is a use of them."""
+
+    async def exists(self, file_id: FileId) -> bool:
+        """Whether there is such a file, whoever owns it: for what the operator is told, and for nothing else."""
 
 
 @dataclass(slots=True)
@@ -83,21 +103,43 @@ class Resolver:
 
     Args:
         holder: Leases the files.
-        deliver: Makes the delivery of one request.
+        deliver: Makes the delivery of one request, out of its lease and the URL at which it came in, if that is known.
         executor: Where large bodies are parsed.
+        observer: Told of each file that is resolved.
     """
 
     def __init__(
-        self, *, holder: Holder, deliver: Callable[[], Delivery], executor: Executor
+        self,
+        *,
+        holder: Holder,
+        deliver: Callable[[HeldFiles, str | None], Delivery],
+        executor: Executor,
+        observer: Observer = ignore,
     ) -> None:
         self._holder = holder
         self._deliver = deliver
         self._executor = executor
+        self._observer = observer
 
-    async def resolve(self, raw: bytes, *, dialect: Dialect, principal: Principal) -> Resolved:
-        """Judge `raw`, lease what it names, and rewrite it; without references it stays as it is.
+    async def resolve(
+        self,
+        raw: bytes,
+        *,
+        dialect: Dialect,
+        principal: Principal,
+        salt: Salt | None = None,
+        came_in_at: str | None = None,
+    ) -> Resolved:
+        """Judge `raw`, lease what it names, and rewrite it; without references and salt it stays as it is.
 
         The caller closes the result, whatever becomes of the request.
+
+        Args:
+            raw: The body.
+            dialect: Finds its media fields.
+            principal: Whose files it may name.
+            salt: Makes the body's `cache_salt`; None: that is left alone.
+            came_in_at: The URL at which the request reached this server, without a path.
 
         Raises:
             MalformedBody: Not the one JSON object that it should be.
@@ -105,28 +147,42 @@ class Resolver:
             SourceNotAllowed: A media field names what no client may name.
             MediaKindMismatch: A file, or inline base64, is of another kind than its place takes.
             FileNotFound: A file is unknown, expired, deleted or foreign.
-            InvalidValue: The body's shape, or too many references.
+            InvalidValue: The body's shape, its `cache_salt`, or too many references.
         """
         if len(raw) > PARSED_IN_PLACE_BYTES:
-            fields, where = await self._executor.run(_read, raw, dialect)
+            fields, where, changes = await self._executor.run(_read, raw, dialect, salt)
         else:
-            fields, where = _read(raw, dialect)
+            fields, where, changes = _read(raw, dialect, salt)
         if not fields:
-            return Resolved((raw,))
+            return Resolved(_splice(raw, changes) if changes else (raw,))
         ids = dict.fromkeys(file_id for _, file_id in fields)
         hold = await self._holder.hold(ids, scope=principal.scope)
-        delivery = self._deliver()
+        delivery = self._deliver(hold, came_in_at)
         try:
-            changes: list[_Change] = []
             for field, file_id in fields:
-                file = _fitting(field, hold.files.get(file_id))
+                file = await self._fitting(field, file_id, hold)
                 changes += _changes(field, file, delivery, where)
             files = tuple(hold.files[file_id] for file_id in ids)
-            return Resolved(_splice(raw, changes), files, hold, delivery)
+            resolved = Resolved(_splice(raw, changes), files, hold, delivery)
         except BaseException:
             delivery.close()
             await hold.release()
             raise
+        for file in files:
+            self._observer(
+                FileResolved(scope=file.scope, file_id=file.id, size_bytes=file.size_bytes)
+            )
+        return resolved
+
+    async def _fitting(self, field: MediaField, file_id: FileId, hold: HeldFiles) -> FileObject:
+        file = hold.files.get(file_id)
+        if file is None:
+            # Asked after every miss, so that the time it takes tells nothing.
+            is_foreign = await self._holder.exists(file_id)
+            raise file_not_found(param=field.param, file_id=file_id, is_foreign=is_foreign)
+        if field.kind not in {None, file.kind}:
+            raise _mismatch(field, file.kind)
+        return file
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,24 +192,56 @@ class _Change:
     pieces: Sequence[Piece]
 
 
-def _read(raw: bytes, dialect: Dialect) -> tuple[list[tuple[MediaField, FileId]], dict[Path, Span]]:
-    """The fields that name files, and where the values that they change stand."""
+def _read(
+    raw: bytes, dialect: Dialect, salt: Salt | None
+) -> tuple[list[tuple[MediaField, FileId]], dict[Path, Span], list[_Change]]:
+    """The fields that name files, where the values that they change stand, and what changes without any file."""
+    body = parse_object(raw)
     named: list[tuple[MediaField, FileId]] = []
-    for field in dialect(parse_object(raw)):
+    for field in dialect(body):
         match field.reference:
             case FileReference(file_id):
                 named.append((field, file_id))
+            case AttachmentReference():
+                raise InvalidReference(_NO_ATTACHMENT, param=field.param)
             case Base64Reference(text):
                 _check_base64(field, text)
     if len(named) > MAX_REFERENCES:
-        raise InvalidValue(f"A request names at most {MAX_REFERENCES} files.", param="messages")
+        message = f"A request names at most {MAX_REFERENCES} files."
+        raise InvalidValue(message, param=named[MAX_REFERENCES][0].param)
     paths = {edit.path for field, _ in named for edit in field.edits}
-    return named, spans(raw, paths) if paths else {}
+    if salt is not None:
+        paths |= {_CACHE_SALT}
+    where = spans(raw, paths) if paths else {}
+    changes = [] if salt is None else [_salting(raw, body, salt, where)]
+    return named, where, changes
+
+
+def _salting(
+    raw: bytes, body: Mapping[str, Any], salt: Salt, where: Mapping[Path, Span]
+) -> _Change:
+    """Puts our `cache_salt` where the client's stands, or at the front."""
+    own = body.get("cache_salt")
+    if own is not None and not (isinstance(own, str) and _is_text(own)):
+        raise InvalidValue("`cache_salt` is a string that is not empty.", param="cache_salt")
+    value = json.dumps(salt(own or "")).encode()
+    span = where.get(_CACHE_SALT)
+    if span is not None:
+        return _Change(span.start, span.stop, (value,))
+    front = raw.index(b"{") + 1
+    return _Change(front, front, (b'"cache_salt":' + value + (b"," if body else b""),))
+
+
+def _is_text(value: str) -> bool:
+    # A half of a surrogate pair can be written in JSON, and stands for no character.
+    return value != "" and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def _check_base64(field: MediaField, text: str) -> None:
     """Media, and not a path that is spelt in base64's alphabet, which some engines would open."""
     head = binascii.a2b_base64(text[:_HEAD_CHARS])
+    if field.kind is None and head.startswith(_PDF):
+        return
     mime_type = sniff(head, is_whole=len(text) <= _HEAD_CHARS)
     if mime_type not in MEDIA_TYPES:
         message = (
@@ -166,16 +254,9 @@ def _check_base64(field: MediaField, text: str) -> None:
         raise _mismatch(field, kind)
 
 
-def _fitting(field: MediaField, file: FileObject | None) -> FileObject:
-    if file is None:
-        raise file_not_found(param=field.param)
-    if field.kind not in {None, file.kind}:
-        raise _mismatch(field, file.kind)
-    return file
-
-
 def _mismatch(field: MediaField, kind: MediaKind) -> MediaKindMismatch:
-    return MediaKindMismatch(f"This takes {field.kind}, but it is {kind}.", param=field.param)
+    message = f"This takes {field.kind}, but it is {kind}. {field.hint}"
+    return MediaKindMismatch(message.rstrip(), param=field.param)
 
 
 def _changes(
@@ -207,6 +288,8 @@ def _filled(edit: Edit, form: Form, file: FileObject, delivery: Delivery) -> Seq
             case Slot.FORMAT:
                 subtype = file.mime_type.partition("/")[2]
                 pieces.append(_FORMATS.get(file.mime_type, subtype).encode())
+            case Slot.MIME_TYPE:
+                pieces.append(file.mime_type.encode())
             case _:
                 pieces.append(content)
     return pieces

@@ -51,11 +51,11 @@ async def test_held_file_stays_held_for_as_long_as_its_process_lives(
     await renew_all(store)
     clock.now += LEASE_S - 1
 
-    evicted = await store.index.evict(scope=None, now=clock.now)
+    evicted = await store.index.evict(scope=DEFAULT_SCOPE, now=clock.now)
 
     assert evicted is None
     await hold.release()
-    assert await store.index.evict(scope=None, now=clock.now) is not None
+    assert await store.index.evict(scope=DEFAULT_SCOPE, now=clock.now) is not None
 
 
 async def test_claim_of_a_dead_process_lapses(store: Store, clock: Clock) -> None:
@@ -63,7 +63,7 @@ async def test_claim_of_a_dead_process_lapses(store: Store, clock: Clock) -> Non
     await store.claims.hold((file.id,), scope=DEFAULT_SCOPE)
     clock.now += LEASE_S
 
-    assert await store.index.evict(scope=None, now=clock.now) is not None
+    assert await store.index.evict(scope=DEFAULT_SCOPE, now=clock.now) is not None
 
 
 async def test_slow_receive_keeps_its_reservation(store: Store, clock: Clock) -> None:
@@ -103,7 +103,7 @@ async def test_failure_to_renew_is_logged_and_tried_again(
     await renew_all(store)
     clock.now += LEASE_S - 1
 
-    assert await store.index.evict(scope=None, now=clock.now) is None
+    assert await store.index.evict(scope=DEFAULT_SCOPE, now=clock.now) is None
     assert "were not renewed" in caplog.text
     assert file.id not in caplog.text
 

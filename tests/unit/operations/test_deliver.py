@@ -5,19 +5,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mediagate.core.errors import InternalError
+from mediagate.core.errors import FileNotFound, InternalError
 from mediagate.core.files import BlobKey, Digest, FileId, FileObject, Purpose
 from mediagate.core.scopes import DEFAULT_SCOPE
+from mediagate.core.store_key import StoreKey
 from mediagate.dialects.fields import Form
 from mediagate.operations.deliver import (
     Base64Of,
     HandleDelivery,
     Handles,
     InlineDelivery,
+    LeasedMedia,
     Piece,
+    UrlDelivery,
     content_length,
     stream,
 )
+from mediagate.operations.files import file_not_found
+from stores import PNG, Clock, Store
 
 
 class Chunks:
@@ -178,6 +183,159 @@ def test_one_request_does_not_end_the_handles_of_another() -> None:
 
     assert isinstance(handle, bytes)
     assert handles.find(handle.decode().removeprefix("mediagate-media:")) is file
+
+
+# URLs --------------------------------------------------------------------------------------------
+
+BASE = "http://127.0.0.1:8080"
+
+
+def token_of(delivery: UrlDelivery, file: FileObject) -> str:
+    (url,) = delivery.pieces(file, form=Form.URI)
+    assert isinstance(url, bytes)
+    return url.decode().removeprefix(f"{BASE}/v1/media/")
+
+
+async def leased_media(store: Store, clock: Clock) -> LeasedMedia:
+    return LeasedMedia(
+        index=store.index,
+        open_blob=lambda file: store.blobs.read(file.blob),
+        key=await store.index.key(),
+        clock=clock,
+    )
+
+
+async def test_url_leads_to_its_file_for_as_long_as_the_lease_lives(
+    store: Store, clock: Clock
+) -> None:
+    """H53: deleted meanwhile, it is still there for the request that named it."""
+    files = [await store.receive(PNG + bytes([n])) for n in range(20)]
+    hold = await store.claims.hold([file.id for file in files], scope=DEFAULT_SCOPE)
+    delivery = UrlDelivery(hold, base=BASE, key=await store.index.key())
+    media = await leased_media(store, clock)
+    tokens = [token_of(delivery, file) for file in files]
+    await store.files.delete(files[7].id, scope=DEFAULT_SCOPE)
+
+    for file, token in zip(files, tokens, strict=True):
+        for _ in range(2):
+            found, reader = await media.open(token)
+            assert (found.id, found.mime_type) == (file.id, "image/png")
+            assert b"".join([c async for c in reader.chunks()]) == PNG + bytes([files.index(file)])
+            await reader.close()
+
+    delivery.close()
+    await hold.release()
+    for token in tokens:
+        with pytest.raises(FileNotFound):
+            await media.open(token)
+
+
+async def test_url_tells_nothing_of_the_file(store: Store) -> None:
+    file = await store.receive()
+    hold = await store.claims.hold([file.id], scope=DEFAULT_SCOPE)
+
+    token = token_of(UrlDelivery(hold, base=BASE, key=await store.index.key()), file)
+
+    for secret in (file.id, file.id[5:], file.blob, file.digest[7:], file.filename):
+        assert secret not in token
+
+
+async def test_url_of_a_process_that_died_dies_with_its_lease(store: Store, clock: Clock) -> None:
+    file = await store.receive()
+    hold = await store.claims.hold([file.id], scope=DEFAULT_SCOPE)
+    token = token_of(UrlDelivery(hold, base=BASE, key=await store.index.key()), file)
+    media = await leased_media(store, clock)
+    clock.now += 60
+
+    with pytest.raises(FileNotFound):
+        await media.open(token)
+
+
+async def test_fetching_a_url_is_no_use_of_the_file(store: Store, clock: Clock) -> None:
+    """H58: the reference was the use."""
+    file = await store.receive()
+    hold = await store.claims.hold([file.id], scope=DEFAULT_SCOPE)
+    token = token_of(UrlDelivery(hold, base=BASE, key=await store.index.key()), file)
+    before = await store.files.get(file.id, scope=DEFAULT_SCOPE)
+    clock.now += 30
+
+    _, reader = await (await leased_media(store, clock)).open(token)
+    await reader.close()
+
+    assert await store.files.get(file.id, scope=DEFAULT_SCOPE) == before
+
+
+async def test_token_that_was_changed_is_worth_nothing(store: Store, clock: Clock) -> None:
+    """Any character of the lease, the position or the signature; the file beside it in the same lease too."""
+    files = [await store.receive(), await store.receive()]
+    hold = await store.claims.hold([file.id for file in files], scope=DEFAULT_SCOPE)
+    delivery = UrlDelivery(hold, base=BASE, key=await store.index.key())
+    media = await leased_media(store, clock)
+    token, other = (token_of(delivery, file) for file in files)
+    changed = [
+        token[:at] + ("0" if token[at] != "0" else "1") + token[at + 1 :]
+        for at in range(len(token))
+    ]
+    changed += [
+        other[:36] + token[36:],
+        token[:36] + other[36:],
+        token.upper(),
+        token[:-1],
+        token + "0",
+        token + "\n",
+        token[:36] + "\u0660" * 64,
+        "",
+        files[0].id,
+    ]
+
+    for wrong in changed:
+        with pytest.raises(FileNotFound) as caught:
+            await media.open(wrong)
+        assert caught.value.message == file_not_found().message
+
+
+async def test_token_of_another_store_is_worth_nothing(store: Store, clock: Clock) -> None:
+    file = await store.receive()
+    hold = await store.claims.hold([file.id], scope=DEFAULT_SCOPE)
+    foreign = UrlDelivery(hold, base=BASE, key=StoreKey(bytes(32)))
+    media = await leased_media(store, clock)
+
+    with pytest.raises(FileNotFound):
+        await media.open(token_of(foreign, file))
+
+
+async def test_forged_token_costs_the_index_nothing(
+    store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    media = await leased_media(store, clock)
+
+    async def leased(*_: object, **__: object) -> None:
+        raise AssertionError("the index was asked")
+
+    monkeypatch.setattr(store.index, "leased", leased)
+
+    with pytest.raises(FileNotFound):
+        await media.open("0" * 100)
+
+
+async def test_bare_base64_stays_inline(store: Store) -> None:
+    file = await store.receive()
+    hold = await store.claims.hold([file.id], scope=DEFAULT_SCOPE)
+    delivery = UrlDelivery(hold, base=BASE, key=await store.index.key())
+
+    (piece,) = delivery.pieces(file, form=Form.BASE64)
+
+    assert isinstance(piece, Base64Of)
+    assert piece.file.id == file.id
+
+
+async def test_without_an_address_there_is_no_url(store: Store) -> None:
+    file = await store.receive()
+    hold = await store.claims.hold([file.id], scope=DEFAULT_SCOPE)
+    delivery = UrlDelivery(hold, base=None, key=await store.index.key())
+
+    with pytest.raises(InternalError, match="advertise_url"):
+        delivery.pieces(file, form=Form.URI)
 
 
 async def test_nothing_is_kept_of_what_was_handed_over() -> None:

@@ -8,7 +8,14 @@ from typing import NoReturn
 import pytest
 
 from mediagate.core.errors import FileNotFound, InvalidValue
-from mediagate.core.events import FileDeleted, FileDownloaded, FileReceived, FileRetrieved
+from mediagate.core.events import (
+    FileDeleted,
+    FileDownloaded,
+    FileEvent,
+    FileReceived,
+    FileRetrieved,
+    FilesListed,
+)
 from mediagate.core.expiry import Lifetime
 from mediagate.core.files import BlobKey, FileId, Purpose
 from mediagate.core.scopes import DEFAULT_SCOPE, Scope
@@ -44,15 +51,19 @@ async def test_everything_is_told_to_the_observer(store: Store) -> None:
     file = await store.receive()
     await store.files.get(file.id, scope=DEFAULT_SCOPE)
     await read(store, file.id)
+    await store.files.list(scope=DEFAULT_SCOPE, limit=10)
     await store.files.delete(file.id, scope=DEFAULT_SCOPE)
 
-    assert [type(event) for event in store.events] == [
+    told = [event for event in store.events if isinstance(event, FileEvent | FilesListed)]
+    assert [type(event) for event in told] == [
         FileReceived,
         FileRetrieved,
         FileDownloaded,
+        FilesListed,
         FileDeleted,
     ]
-    assert {event.file_id for event in store.events} == {file.id}
+    of_files = [event for event in told if isinstance(event, FileEvent)]
+    assert {(event.file_id, event.size_bytes) for event in of_files} == {(file.id, file.size_bytes)}
 
 
 async def test_another_scope_sees_nothing(store: Store) -> None:
@@ -100,7 +111,7 @@ async def test_file_without_its_bytes_is_not_found_and_not_held(store: Store) ->
     with pytest.raises(FileNotFound):
         await store.files.open(file.id, scope=DEFAULT_SCOPE)
 
-    assert await store.index.evict(scope=None, now=Clock().now) is not None
+    assert await store.index.evict(scope=DEFAULT_SCOPE, now=Clock().now) is not None
 
 
 async def test_file_that_cannot_be_opened_is_not_held(
@@ -116,7 +127,7 @@ async def test_file_that_cannot_be_opened_is_not_held(
     with pytest.raises(OSError, match="Too many"):
         await store.files.open(file.id, scope=DEFAULT_SCOPE)
 
-    assert await store.index.evict(scope=None, now=clock.now) is not None
+    assert await store.index.evict(scope=DEFAULT_SCOPE, now=clock.now) is not None
 
 
 async def test_cancelled_opening_holds_nothing(store: Store, clock: Clock) -> None:
@@ -133,7 +144,7 @@ async def test_cancelled_opening_holds_nothing(store: Store, clock: Clock) -> No
             clock.now += 61  # a lease that was granted to nobody lapses
             await store.sweeper.sweep()
 
-        evicted = await store.index.evict(scope=None, now=clock.now)
+        evicted = await store.index.evict(scope=DEFAULT_SCOPE, now=clock.now)
 
         assert evicted is not None, f"held after {steps} steps"
         await store.remover.remove_all()

@@ -21,12 +21,28 @@ from mediagate.core.errors import (
     SourceNotAllowed,
 )
 from mediagate.core.files import BlobKey, Digest, FileId, FileObject, Purpose
+from mediagate.core.leases import LeaseId
 from mediagate.core.scopes import Principal, Scope
+from mediagate.dialects import anthropic_messages, openai_responses
+from mediagate.dialects.fields import Dialect
 from mediagate.dialects.openai_chat import find
 from mediagate.executor import Executor
-from mediagate.operations.deliver import Delivery, HandleDelivery, Handles, InlineDelivery, stream
+from mediagate.operations.deliver import (
+    Delivery,
+    HandleDelivery,
+    Handles,
+    InlineDelivery,
+    Leased,
+    stream,
+)
 from mediagate.operations.files import file_not_found
-from mediagate.operations.resolve import MAX_REFERENCES, PARSED_IN_PLACE_BYTES, Resolved, Resolver
+from mediagate.operations.resolve import (
+    MAX_REFERENCES,
+    PARSED_IN_PLACE_BYTES,
+    Resolved,
+    Resolver,
+    Salt,
+)
 
 OURS, THEIRS = Scope("ours"), Scope("theirs")
 
@@ -69,6 +85,7 @@ def a_file(name: FileId) -> FileObject:
 class Held:
     def __init__(self, store: "Store", files: Mapping[FileId, FileObject]) -> None:
         self._store = store
+        self.lease_id = LeaseId("lease")
         self.files = files
 
     async def release(self) -> None:
@@ -93,6 +110,9 @@ class Store:
         held = Held(self, files)
         self.held.add(held)
         return held
+
+    async def exists(self, file_id: FileId) -> bool:
+        return file_id in self.files
 
 
 class Blob:
@@ -122,27 +142,34 @@ def executor() -> Iterator[Executor]:
     executor.close()
 
 
+def inline(_leased: Leased, _came_in_at: str | None) -> Delivery:
+    return InlineDelivery()
+
+
 class Bench:
     """A resolver and what stands around it."""
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, dialect: Dialect = find) -> None:
         self.store = Store()
-        self.resolver = Resolver(holder=self.store, deliver=InlineDelivery, executor=executor)
+        self.dialect = dialect
+        self.resolver = Resolver(holder=self.store, deliver=inline, executor=executor)
 
-    async def resolve(self, raw: bytes) -> Resolved:
-        return await self.resolver.resolve(raw, dialect=find, principal=Principal(OURS))
+    async def resolve(self, raw: bytes, *, salt: Salt | None = None) -> Resolved:
+        return await self.resolver.resolve(
+            raw, dialect=self.dialect, principal=Principal(OURS), salt=salt
+        )
 
-    async def body(self, raw: bytes) -> bytes:
-        resolved = await self.resolve(raw)
+    async def body(self, raw: bytes, *, salt: Salt | None = None) -> bytes:
+        resolved = await self.resolve(raw, salt=salt)
         body = b"".join([c async for c in stream(resolved.pieces, open_blob=open_blob)])
         assert resolved.content_length == len(body)
         await resolved.close()
         assert not self.store.held
         return body
 
-    async def refusal(self, raw: bytes) -> MediagateError:
+    async def refusal(self, raw: bytes, *, salt: Salt | None = None) -> MediagateError:
         with pytest.raises(MediagateError) as caught:
-            await self.resolve(raw)
+            await self.resolve(raw, salt=salt)
         assert not self.store.held
         return caught.value
 
@@ -443,8 +470,8 @@ async def test_a_file_of_another_kind_is_refused(
         (b"", MalformedBody),
         (b"[]", MalformedBody),
         (b'{"messages":[],"messages":[]}', MalformedBody),
-        (b'{"messages":"x"}', InvalidValue),
         (chat({"type": "image_url", "image_url": {"url": "file:///x"}}), SourceNotAllowed),
+        (chat({"type": "image_url", "image_url": {"url": "attachment://x"}}), InvalidReference),
         (
             chat(
                 {"type": "image_url", "image_url": {"url": IMAGE}},
@@ -471,9 +498,12 @@ async def test_more_references_than_allowed_are_refused(bench: Bench) -> None:
     error = await bench.refusal(chat(*[part] * (MAX_REFERENCES + 1)))
 
     assert isinstance(error, InvalidValue)
+    assert error.param == f"messages[0].content[{MAX_REFERENCES}].image_url.url"
 
 
 class Broken:
+    def __init__(self, *_: object) -> None: ...
+
     def pieces(self, file: FileObject, *, form: object) -> list[bytes]:
         raise asyncio.CancelledError
 
@@ -495,7 +525,7 @@ async def test_a_cancelled_request_leaves_no_lease(executor: Executor) -> None:
 async def test_handles_end_with_the_request(executor: Executor) -> None:
     handles = Handles()
 
-    def deliver() -> Delivery:
+    def deliver(_leased: Leased, _came_in_at: str | None) -> Delivery:
         return HandleDelivery(handles=handles)
 
     resolver = Resolver(holder=Store(), deliver=deliver, executor=executor)
@@ -570,3 +600,124 @@ async def test_base64_of_a_picture_passes_where_any_media_does(bench: Bench) -> 
     part = {"type": "x", "source": {"data": base64.b64encode(png()).decode()}}
 
     assert await bench.body(chat(part)) == chat(part)
+
+
+async def test_base64_of_a_document_passes_where_no_media_is_asked_for(bench: Bench) -> None:
+    data = base64.b64encode(b"%PDF-1.7\n" + bytes(100)).decode()
+    document = {"type": "document", "source": {"type": "base64", "data": data}}
+    image = {"type": "image", "source": {"type": "base64", "data": data}}
+
+    assert await bench.body(chat(document)) == chat(document)
+    assert isinstance(await bench.refusal(chat(image)), SourceNotAllowed)
+
+
+# Other dialects -----------------------------------------------------------------------------------
+
+
+async def test_an_image_source_gets_the_type_and_the_bytes_of_its_file(executor: Executor) -> None:
+    """H76, H81."""
+    bench = Bench(executor, anthropic_messages.find)
+    source = f'{{"type" : "file", "file_id": "{IMAGE}" }}'
+    raw = f'{{"system":"é", "messages":[{{"content":[{{"source":{source},"type":"image"}}]}}]}}'
+
+    body = await bench.body(raw.encode())
+
+    translated = f'{{"type" : "base64", "data": "{bare(IMAGE)}","media_type":"{TYPES[IMAGE]}" }}'
+    assert body.decode() == raw.replace(source, translated)
+
+
+async def test_an_image_of_responses_gets_its_url(executor: Executor) -> None:
+    """H75, H81."""
+    bench = Bench(executor, openai_responses.find)
+    part = {"type": "input_file", "file_id": IMAGE, "filename": "a.png"}
+    output = {"type": "function_call_output", "output": [part]}
+
+    body = await bench.body(json.dumps({"input": [output]}).encode())
+
+    assert json.loads(body)["input"][0]["output"] == [
+        {"type": "input_image", "image_url": data_uri(IMAGE), "filename": "a.png"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "part"),
+    [
+        (anthropic_messages.find, {"type": "image", "source": {"type": "file", "file_id": VIDEO}}),
+        (openai_responses.find, {"type": "input_file", "file_id": VIDEO}),
+        (openai_responses.find, {"type": "input_image", "file_id": VIDEO}),
+    ],
+)
+async def test_who_names_a_video_where_only_images_go_is_told_where_it_goes(
+    executor: Executor, dialect: Dialect, part: dict[str, Any]
+) -> None:
+    """H75, H76, H78."""
+    error = await Bench(executor, dialect).refusal(chat(part))
+
+    assert isinstance(error, MediaKindMismatch)
+    assert "video_url" in error.message
+    assert "/v1/chat/completions" in error.message
+
+
+# Cache salts --------------------------------------------------------------------------------------
+
+
+def salted(own: str) -> str:
+    return f"<{own}>"
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b'{"model":"m"}', b'{"cache_salt":"<>","model":"m"}'),
+        (b' {\n "model" : "m" } ', b' {"cache_salt":"<>",\n "model" : "m" } '),
+        (b"{}", b'{"cache_salt":"<>"}'),
+        (b'{"a":1.0,"cache_salt":"own","b":[]}', b'{"a":1.0,"cache_salt":"<own>","b":[]}'),
+        (b'{"cache_salt" : null}', b'{"cache_salt" : "<>"}'),
+        (b'{"cache\\u005fsalt":"own"}', b'{"cache\\u005fsalt":"<own>"}'),
+        (
+            b'{"metadata":{"cache_salt":"x"},"Cache_Salt":"y"}',
+            b'{"cache_salt":"<>","metadata":{"cache_salt":"x"},"Cache_Salt":"y"}',
+        ),
+    ],
+)
+async def test_our_salt_stands_in_the_body_and_all_else_stays(
+    bench: Bench, raw: bytes, expected: bytes
+) -> None:
+    assert await bench.body(raw, salt=salted) == expected
+
+
+@given(st.dictionaries(st.text(), st.none() | st.booleans() | st.text() | st.lists(st.integers())))
+async def test_salted_body_says_the_same_otherwise(
+    executor: Executor, body: dict[str, object]
+) -> None:
+    body.pop("cache_salt", None)
+    raw = json.dumps(body).encode()
+
+    sent = await Bench(executor, lambda _body: ()).body(raw, salt=salted)
+
+    assert json.loads(sent) == json.loads(raw) | {"cache_salt": "<>"}
+    assert sent.replace(b'"cache_salt":"<>"', b"", 1).replace(b"{,", b"{", 1) == raw
+
+
+async def test_a_body_that_names_files_is_salted_too(bench: Bench) -> None:
+    raw = chat({"type": "image_url", "image_url": {"url": IMAGE}})
+
+    body = await bench.body(raw, salt=salted)
+
+    resolved = await bench.body(raw)
+    assert body == resolved.replace(b"{", b'{"cache_salt":"<>",', 1)
+
+
+@pytest.mark.parametrize("own", ['""', "1", "true", "[]", '{"a":"b"}', '"\\ud800"'])
+async def test_a_salt_that_is_none_is_refused(bench: Bench, own: str) -> None:
+    error = await bench.refusal(b'{"cache_salt":' + own.encode() + b"}", salt=salted)
+
+    assert isinstance(error, InvalidValue)
+    assert error.param == "cache_salt"
+
+
+@pytest.mark.parametrize("own", ['"own"', '""', "1", "null"])
+async def test_without_tenants_a_salt_is_the_clients_own_business(bench: Bench, own: str) -> None:
+    raw = b'{"cache_salt":' + own.encode() + b"}"
+
+    assert await bench.body(raw) == raw
