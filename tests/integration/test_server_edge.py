@@ -170,6 +170,17 @@ async def test_early_answer_is_readable_after_the_whole_body_was_sent() -> None:
     assert rest == b""
 
 
+async def test_sender_that_looks_for_an_answer_only_when_it_cannot_send_finds_one() -> None:
+    """H10: nginx is one: while the rest of a refused body is taken as it comes, it sends on and never reads."""
+    limits = EdgeLimits(linger_pause_s=3600)
+    async with serving(hello, limits=limits) as address, connected(address) as client:
+        await client.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 999999999\r\n\r\n")
+        await client.answer()
+
+        with pytest.raises(TimeoutError):  # no room, and no reset either
+            await asyncio.wait_for(client.send(bytes(64_000_000)), 1)
+
+
 @pytest.mark.parametrize(
     "limits", [EdgeLimits(linger_bytes=100_000), EdgeLimits(linger_s=0.1)], ids=["bytes", "time"]
 )
@@ -284,7 +295,7 @@ from mediagate.web.server import run
 def say(word, number):
     os.write(1, f"{word} {number}\\n".encode())  # one write: processes share the pipe
 
-def app_factory():
+def app_factory(_worker):
     say("built", os.getpid())
     async def app(scope, receive, send):
         if scope["type"] == "lifespan":

@@ -13,6 +13,7 @@ A client that half-closes its connection (FIN) has left: the application sees `h
 
 import asyncio
 import contextlib
+import logging
 import socket
 import struct
 import urllib.parse
@@ -28,11 +29,14 @@ from mediagate.core.errors import (
     MediagateError,
     ReceiveTimeout,
 )
+from mediagate.observe.request import REQUEST_ID, new_request_id
 from mediagate.web.asgi import LINGERS, ASGIApp, Headers, header_values
 from mediagate.web.edge import DRAIN_BYTES, DRAIN_S
 from mediagate.web.errors import render
 from mediagate.web.exchange import Exchange, serialise_head
 from mediagate.web.framing import Refused, body_parser, check_framing, has_body, split_target
+
+logger = logging.getLogger(__name__)
 
 HIGH_WATER_BYTES = 64 * 1024
 """One read of a fast client exceeds it, so that one chunk waits while another is worked on; more was no faster."""
@@ -53,6 +57,8 @@ class EdgeLimits:
         keep_alive_s: Longest silence between two requests.
         linger_bytes: How much of an unread body is taken after an early answer, before the connection closes.
         linger_s: For how long.
+        linger_pause_s: How long none of it is taken before that. nginx looks for an answer only when it finds no room
+            to send: kept busy until we close, it would answer 502 in our place.
         unread_s: How long a client may leave what we send unread; some hundred KiB wait for it by then.
     """
 
@@ -61,6 +67,7 @@ class EdgeLimits:
     keep_alive_s: float = 75.0
     linger_bytes: int = DRAIN_BYTES
     linger_s: float = DRAIN_S
+    linger_pause_s: float = 0.1
     unread_s: float = 60.0
 
 
@@ -114,6 +121,7 @@ class HttpProtocol(asyncio.Protocol):
         self._is_body_passed_over = False
         self._refusal: MediagateError | None = None
         self._linger_left: int | None = None
+        self._is_pausing = False
 
     # asyncio
 
@@ -280,7 +288,7 @@ class HttpProtocol(asyncio.Protocol):
     def adjust_reading(self) -> None:
         """Stop or resume reading: the one rule for it."""
         answering = self._answering
-        wants = not self._waiting and self._refusal is None
+        wants = not self._waiting and self._refusal is None and not self._is_pausing
         if wants and answering is not None and not answering.response_complete:
             wants = answering.waiting_bytes <= HIGH_WATER_BYTES
         if self._is_reading != wants and not self._transport.is_closing():
@@ -413,9 +421,14 @@ class HttpProtocol(asyncio.Protocol):
 
     def _answer_refusal(self, error: MediagateError) -> None:
         status, headers, body = render(error)
-        head = serialise_head(
-            status, [*headers, *self._state.default_headers, (b"connection", b"close")]
-        )
+        request_id = new_request_id()
+        logger.info("refused what is no request: %d %s id=%s", status, error.code, request_id)
+        headers += [
+            *self._state.default_headers,
+            (REQUEST_ID, request_id.encode()),
+            (b"connection", b"close"),
+        ]
+        head = serialise_head(status, headers)
         self._transport.write(head + body)
         self._refusal = None
         self._linger()
@@ -423,9 +436,15 @@ class HttpProtocol(asyncio.Protocol):
     def _linger(self) -> None:
         """Let the client read the answer: a close with unread bytes would be a reset that destroys it."""
         self._is_deaf = True
-        self._linger_left = self._limits.linger_bytes
+        self._is_pausing = True
         if self._transport.can_write_eof():
             self._transport.write_eof()
+        self._set_timer(self._limits.linger_pause_s, self._take_the_rest)
+        self.adjust_reading()
+
+    def _take_the_rest(self) -> None:
+        self._is_pausing = False
+        self._linger_left = self._limits.linger_bytes
         self._set_timer(self._limits.linger_s, self._transport.close)
         self.adjust_reading()
 
