@@ -9,7 +9,8 @@ READY := $(VENV)/.ready
 SDK1 := .venv-sdk1
 PEERS := .venv-peers
 CITED := $(VENV)/cited.jsonl
-DEBIAN := ffmpeg libmagic1 nginx-light
+DEBIAN := ffmpeg libmagic1 nginx-light haproxy caddy
+POLICY := /usr/sbin/policy-rc.d
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 $(READY): pyproject.toml constraints.txt
@@ -47,15 +48,23 @@ conformance: $(READY) ## write docs/reference/conformance.md from what the last 
 	@$(BIN)/python tests/conformance.py $(CITED) --write
 
 .PHONY: sabotage
-sabotage: $(READY) ## break the code in many ways; a named test must turn red each time
-	@$(BIN)/python tests/sabotage/run.py
+sabotage: $(READY) $(PEERS)/.ready ## break the code in many ways; a named test must turn red each time
+	@PEERS_BIN=$(abspath $(PEERS))/bin $(BIN)/python tests/sabotage/run.py
 
+# The tests run the programs themselves: no daemon that comes with a package may start, now or at the next boot.
 .PHONY: services
 services: ## install the real servers and tools that test-all needs, from Debian
 	@missing=$$(for package in $(DEBIAN); do dpkg -s $$package >/dev/null 2>&1 || echo $$package; done); \
 	if [ -n "$$missing" ]; then \
+	  if [ ! -e $(POLICY) ]; then \
+	    trap '$(SUDO) rm -f $(POLICY)' EXIT; \
+	    $(SUDO) sh -c 'printf "#!/bin/sh\nexit 101\n" >$(POLICY) && chmod 755 $(POLICY)'; \
+	  fi; \
 	  $(SUDO) apt-get update -qq && \
-	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
+	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null || exit; \
+	  if [ -d /run/systemd/system ]; then \
+	    for unit in $${missing//nginx-light/nginx}; do $(SUDO) systemctl disable -q --now $$unit 2>/dev/null || true; done; \
+	  fi; \
 	fi
 
 # The previous generation of the official client, in an environment of its own: it cannot live beside the newest.

@@ -18,12 +18,20 @@ from mediagate.cli.main import build_parser
 from mediagate.cli.target import API_KEY_ENV, DEFAULT_SERVER
 from mediagate.config import CONFIG_ENV, SERVER_ENV, Group, settings
 from mediagate.core.errors import MediagateError, MethodNotAllowed, RangeNotSatisfiable
+from mediagate.core.events import RequestFailed
 from mediagate.core.files import MediaKind
 from mediagate.media.sniff import MEDIA_TYPES
+from mediagate.observe.audit import FIELDS, OPERATIONS, REMOVED
+from mediagate.observe.metrics import COUNTED, STORE
+from mediagate.observe.reasons import reasons
 from mediagate.web.errors import body_of, headers_of, status_of
 from mediagate.web.files import FilesApi
-from mediagate.web.health import OPEN_PATHS, Health
+from mediagate.web.health import Health
+from mediagate.web.metrics import MetricsApi
+from mediagate.web.openapi import OpenApi
 from mediagate.web.protocol import EdgeLimits
+from mediagate.web.routing import Guard
+from mediagate.web.uploads import UploadsApi
 
 ROOT = Path(__file__).parents[1]
 NOTICE = "<!-- Made by docs/generate.py from the code; change the code and run it again. -->\n"
@@ -146,15 +154,23 @@ def errors_page() -> str:
 def routes_region() -> str:
     """What is answered by mediagate itself."""
     nobody = cast("Any", None)  # only asked for their routes
-    api = FilesApi(files=nobody, receiver=nobody, max_expires_after_s=None)
-    lines = ["| method | path | does | key |", "|---|---|---|---|"]
-    for route in (*api.routes(), *Health(files=nobody).routes()):
+    routes = [
+        *FilesApi(files=nobody, receiver=nobody, max_expires_after_s=None).routes(),
+        *UploadsApi(uploads=nobody, executor=nobody, max_expires_after_s=None).routes(),
+        *MetricsApi(files=nobody, metrics=nobody, quota_bytes=0).routes(),
+        *Health(files=nobody).routes(),
+    ]
+    routes += OpenApi(
+        routes=routes, answered=(), has_keys=False, scope_header=None, keys_have_scopes=False
+    ).routes()
+    needs = {Guard.NONE: "nothing", Guard.KEY: "a key", Guard.TENANT: "a key and a tenant"}
+    lines = ["| method | path | does | needs, where the server asks |", "|---|---|---|---|"]
+    for route in routes:
         path = route.path.replace("{}", "{id}")
-        key = "not asked for" if route.path in OPEN_PATHS else "if any is set"
         for handler in dict.fromkeys(route.methods.values()):
             methods = ", ".join(f"`{m}`" for m, h in route.methods.items() if h == handler)
             does = (handler.__doc__ or "").partition("\n")[0].rstrip(".")
-            lines.append(f"| {methods} | `{path}` | {does} | {key} |")
+            lines.append(f"| {methods} | `{path}` | {does} | {needs[route.guard]} |")
     return "\n".join(lines)
 
 
@@ -195,6 +211,39 @@ def limits_region() -> str:
     return "\n".join(lines)
 
 
+def operations_region() -> str:
+    """What the audit log tells of."""
+    lines = ["| `op` | what happened, to a file where one is concerned |", "|---|---|"]
+    for event, operation in OPERATIONS.items():
+        lines.append(f"| `{operation}` | {_first_line(event)} |")
+    return "\n".join(lines)
+
+
+def fields_region() -> str:
+    """What stands in a line of the audit log."""
+    lines = ["| field | |", "|---|---|"]
+    return "\n".join([*lines, *(f"| `{field}` | {text} |" for field, text in FIELDS.items())])
+
+
+def reasons_region() -> str:
+    """Why a request is refused, or a file goes."""
+    lines = ["| `op` | `reason` | |", "|---|---|---|"]
+    for reason, text in reasons().items():
+        lines.append(f"| `{OPERATIONS[RequestFailed]}` | `{reason}` | {text} |")
+    for event, reason in REMOVED.items():
+        lines.append(f"| `{OPERATIONS[event]}` | `{reason}` | {_first_line(event)} |")
+    return "\n".join(lines)
+
+
+def metrics_region() -> str:
+    """Every metric."""
+    lines = ["| metric | type | label | |", "|---|---|---|---|"]
+    for metric in (*STORE, *COUNTED):
+        label = "" if metric.label is None else f"`{metric.label}`"
+        lines.append(f"| `{metric.name}` | {metric.kind} | {label} | {metric.text} |")
+    return "\n".join(lines).replace("|  |", "| |")
+
+
 PAGES: Mapping[str, Callable[[], str]] = {
     "docs/reference/settings.md": settings_page,
     "docs/reference/cli.md": cli_page,
@@ -206,6 +255,12 @@ REGIONS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "routes": routes_region,
         "types": types_region,
         "connection": connection_region,
+    },
+    "docs/reference/observability.md": {
+        "operations": operations_region,
+        "fields": fields_region,
+        "reasons": reasons_region,
+        "metrics": metrics_region,
     },
 }
 
@@ -263,6 +318,10 @@ def _error_samples(base: type[MediagateError]) -> Iterator[MediagateError]:
             yield base("")
     for child in base.__subclasses__():
         yield from _error_samples(child)
+
+
+def _first_line(documented: type) -> str:
+    return (documented.__doc__ or "").partition("\n")[0].rstrip(".")
 
 
 def _header(name: bytes, value: bytes) -> str:

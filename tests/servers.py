@@ -272,7 +272,20 @@ def request(
     headers: Mapping[str, str] | None = None,
 ) -> Answer:
     """One well-formed request on a connection of its own."""
-    connection = http.client.HTTPConnection(server.host, server.port, timeout=TIMEOUT_S)
+    return request_at(server.host, server.port, method, target, body, headers=headers)
+
+
+def request_at(
+    host: str,
+    port: int,
+    method: str,
+    target: str,
+    body: bytes | str | None = None,
+    *,
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
+    """The same to whatever listens there."""
+    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
     with contextlib.closing(connection):
         connection.request(method, target, body, dict(headers or {}))
         response = connection.getresponse()

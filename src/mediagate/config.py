@@ -33,6 +33,8 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
+from mediagate.core.keys import is_key
+
 ENV_PREFIX = "MEDIAGATE_"
 CONFIG_ENV = "MEDIAGATE_CONFIG"
 SERVER_ENV = "MEDIAGATE_SERVER"
@@ -173,7 +175,7 @@ def _ttl(seconds: float) -> float:
 
 
 def _api_key(key: SecretStr) -> SecretStr:
-    if not re.fullmatch(r"[!-+\--~]+", key.get_secret_value()):
+    if not is_key(key.get_secret_value()):
         raise ValueError("an API key is visible ASCII without spaces and commas, and not empty")
     return key
 
@@ -277,7 +279,8 @@ class Config(BaseModel):
 
     engine: Annotated[Engine, Outside(group=Group.UPSTREAM, metavar="ENGINE")] = Engine.AUTO
     """What the upstream is: `vllm`, `openai` for any other OpenAI-compatible server, or `auto`, which asks it. With
-    vLLM, each tenant's requests carry a `cache_salt`, so that prefix caching tells tenants nothing about each other."""
+    vLLM, each tenant's requests carry a `cache_salt`, so that prefix caching tells tenants nothing about each other; an
+    upstream that does not say what it is, is treated as vLLM."""
 
     delivery: Annotated[DeliveryKind, Outside(group=Group.UPSTREAM, metavar="HOW")] = (
         DeliveryKind.AUTO
@@ -299,14 +302,15 @@ class Config(BaseModel):
         Annotated[Path, BeforeValidator(_no_empty_path), AfterValidator(Path.expanduser)] | None,
         Outside(group=Group.TENANTS, metavar="FILE", unset="none"),
     ] = None
-    """A TOML file that maps keys to scopes, read again whenever it changes."""
+    """A TOML file with a table `[scopes]`: the name of a tenant, and the list of its keys. A key opens the files of its
+    tenant and no others. The file is read again when it changes; if it is wrong then, the keys stay what they were."""
 
     file_upload_scope_header: Annotated[
         Annotated[str, AfterValidator(_header_name)] | None,
         Outside(group=Group.TENANTS, metavar="NAME", unset="none: all callers share their files"),
     ] = None
-    """The header in which a gateway in front names the tenant; every request must then carry it. It is removed before
-    the upstream."""
+    """The header in which a gateway in front names the tenant; every request must then carry it, unless its key has a
+    tenant. It is removed before the upstream."""
 
     trusted_proxy: Annotated[
         tuple[Annotated[str, AfterValidator(_network)], ...],
@@ -318,12 +322,14 @@ class Config(BaseModel):
     file_upload_scope_max_gb: Annotated[
         Finite | None, Outside(group=Group.TENANTS, metavar="GB", unit="GiB", unset="none")
     ] = None
-    """What one scope may keep; beyond it, its own least recently used files are evicted, nobody else's."""
+    """What one tenant may keep. Whoever needs space, be it for this ceiling or for that of the whole store, loses files
+    of its own, the least recently used first, and never another's: who finds the store full of others' files gets 507.
+    That cannot happen where the ceilings of all tenants together fit `file_upload_max_total_gb`."""
 
     file_upload_scope_max_files: Annotated[
         PositiveInt | None, Outside(group=Group.TENANTS, metavar="N", unset="none")
     ] = None
-    """How many files one scope may keep; beyond it, its own least recently used files are evicted."""
+    """How many files one tenant may keep; beyond it, its own least recently used files are evicted."""
 
     file_upload_disable_listing: Annotated[bool, Outside(group=Group.TENANTS)] = False
     """Refuse `GET /v1/files`, so that only who knows an id finds a file."""
@@ -374,12 +380,14 @@ class Config(BaseModel):
     file_upload_max_total_gb: Annotated[
         Finite, Outside(group=Group.STORE, metavar="GB", unit="GiB")
     ] = 5
-    """Size of the whole store; the least recently used files are evicted to stay below it."""
+    """Size of the whole store; the least recently used files are evicted to stay below it, each tenant's for its own
+    needs only."""
 
     file_upload_max_concurrent: Annotated[
         PositiveInt, Outside(group=Group.RECEIVE, metavar="N", unit="per worker process")
     ] = 64
-    """Files received at once, per worker process; the next one gets 503 with `Retry-After`."""
+    """Files received at once, per worker process; the next one gets 503 with `Retry-After`. Where there are tenants,
+    one of them may hold half of it."""
 
     file_upload_idle_timeout_seconds: Annotated[
         Finite, Outside(group=Group.RECEIVE, metavar="SECONDS", unit="s")
@@ -412,6 +420,8 @@ class Config(BaseModel):
             raise _contradiction(
                 "a key for an upstream, and no upstream", "upstream_api_key", "upstream"
             )
+        if self.delivers_urls and self.upstream is None:
+            raise _contradiction("there is no upstream to fetch a URL", "delivery", "upstream")
         if self.trusted_proxy and self.file_upload_scope_header is None:
             raise _contradiction(
                 "trusted proxies, and no header that they set",
@@ -423,6 +433,12 @@ class Config(BaseModel):
                 "a temporary directory begins empty; name the one to clear",
                 "file_upload_clear_on_start",
                 "file_upload_dir",
+            )
+        if (self.max_scope_bytes or 0) > self.max_total_bytes:
+            raise _contradiction(
+                "one tenant may keep more than the whole store",
+                "file_upload_scope_max_gb",
+                "file_upload_max_total_gb",
             )
         if self.file_upload_allowed_types:
             self._check_allowed_types()
@@ -451,6 +467,17 @@ class Config(BaseModel):
         return None if self.upstream is None else self.upstream.removesuffix("/v1").rstrip("/")
 
     @property
+    def delivers_urls(self) -> bool:
+        """Whether the upstream fetches files from this server."""
+        return self.delivery is DeliveryKind.URL
+
+    @property
+    def advertise_root(self) -> str | None:
+        """Where the upstream reaches this server, without a slash or `/v1` at its end; None: it was not said."""
+        url = self.advertise_url
+        return None if url is None else url.removesuffix("/v1").rstrip("/")
+
+    @property
     def is_ephemeral(self) -> bool:
         """Whether files are gone at exit."""
         return self.file_upload_dir is None
@@ -477,6 +504,11 @@ class Config(BaseModel):
         return None if gib is None else int(gib * GIB)
 
     @property
+    def max_concurrent_per_scope(self) -> int | None:
+        """Files received at once from one tenant: half of all, so that the others find a slot; None: no tenants."""
+        return (self.file_upload_max_concurrent + 1) // 2 if self.has_tenants else None
+
+    @property
     def ttl_s(self) -> float | None:
         """Seconds that a file lives after its last use; None: for ever."""
         return None if self.file_upload_ttl_seconds == -1 else self.file_upload_ttl_seconds
@@ -493,8 +525,23 @@ class Config(BaseModel):
 
     @property
     def api_keys(self) -> tuple[str, ...]:
-        """The client keys in clear."""
+        """The client keys in clear, but for those of the key file."""
         return tuple(key.get_secret_value() for key in self.api_key)
+
+    @property
+    def listing_refused_by(self) -> int | None:
+        """The status by which listing is refused; None: it is not."""
+        return self.file_upload_listing_status if self.file_upload_disable_listing else None
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether clients need a key."""
+        return bool(self.api_key) or self.api_key_file is not None
+
+    @property
+    def has_tenants(self) -> bool:
+        """Whether callers may have different scopes."""
+        return self.file_upload_scope_header is not None or self.api_key_file is not None
 
 
 def settings() -> tuple[Setting, ...]:

@@ -3,45 +3,68 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from dataclasses import dataclass
-from functools import partial
+from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
 from mediagate.blobs.directory import StoreDirectory
 from mediagate.blobs.driver import BlobMissingError, BlobReader
 from mediagate.blobs.local import LocalBlobDriver
 from mediagate.blobs.store import BlobStore
-from mediagate.config import Config
-from mediagate.core.events import ignore
+from mediagate.config import Config, Engine
+from mediagate.core.events import Observer, each
 from mediagate.core.expiry import Lifetime
 from mediagate.core.files import FileObject
 from mediagate.core.quotas import Quota
+from mediagate.core.store_key import StoreKey
 from mediagate.executor import Executor
 from mediagate.gateway.app import Gateway
+from mediagate.gateway.engine import CacheSalts, EngineProbe
 from mediagate.gateway.handles import HandleOpener
 from mediagate.gateway.inspector import Inspector
+from mediagate.gateway.multipart_request import MultipartRequests
 from mediagate.gateway.proxy import Proxy
 from mediagate.index.sql import SqlIndex
 from mediagate.media.libmagic import LibmagicOpinion, decide
 from mediagate.media.probe import Prober
 from mediagate.media.sniff import MEDIA_TYPES, sniff
+from mediagate.observe.audit import AuditLog, LineFile, write_to_stderr
 from mediagate.observe.logs import log_access
+from mediagate.observe.metrics import Board, Metrics
 from mediagate.operations.claims import Claims
-from mediagate.operations.deliver import Delivery, HandleDelivery, Handles, InlineDelivery
+from mediagate.operations.deliver import (
+    Delivery,
+    HandleDelivery,
+    Handles,
+    InlineDelivery,
+    Leased,
+    LeasedMedia,
+    UrlDelivery,
+)
 from mediagate.operations.files import Files, file_not_found
 from mediagate.operations.receive import ReceiveLimits, Receiver, Sniff
 from mediagate.operations.removal import Remover
 from mediagate.operations.resolve import Resolver
 from mediagate.operations.sweep import Sweeper
+from mediagate.operations.uploads import Uploads
 from mediagate.web.app import WebApp
 from mediagate.web.asgi import ASGIApp, Receive, Scope, Send
 from mediagate.web.auth import Authenticator
 from mediagate.web.body import Patience
 from mediagate.web.edge import Edge
 from mediagate.web.files import FilesApi
+from mediagate.web.foreign import ForeignDialects
 from mediagate.web.health import Health
+from mediagate.web.keys import Keys
 from mediagate.web.lifespan import serve_lifespan
+from mediagate.web.media import MediaApi
+from mediagate.web.metrics import MetricsApi
+from mediagate.web.openapi import OpenApi
+from mediagate.web.openapi_operations import inspector_answers, upstream_answers
+from mediagate.web.scope_header import ScopeHeader
+from mediagate.web.uploads import UploadsApi
 
 
 class Application:
@@ -55,11 +78,22 @@ class Application:
     Args:
         config: The settings.
         directory: The store's directory, where several processes share one; otherwise it is opened at the start.
+        keys: Who may come in, where that is known already; otherwise it is read at the start.
+        metrics: What counts, where several workers count together.
     """
 
-    def __init__(self, config: Config, *, directory: StoreDirectory | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        directory: StoreDirectory | None = None,
+        keys: Keys | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
         self._config = config
         self._directory = directory
+        self._keys = keys
+        self._metrics = Metrics(board=Board()) if metrics is None else metrics
         self._app: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,16 +117,23 @@ class Application:
                 stack.callback(directory.close)
             else:
                 directory = self._directory
-            self._app = await _build(self._config, directory, stack)
+            keys = open_keys(self._config) if self._keys is None else self._keys
+            self._app = await _build(self._config, directory, keys, self._metrics, stack)
             try:
                 yield
             finally:
                 self._app = None
 
 
-def create_app(config: Config, *, directory: StoreDirectory | None = None) -> Application:
+def create_app(
+    config: Config,
+    *,
+    directory: StoreDirectory | None = None,
+    keys: Keys | None = None,
+    metrics: Metrics | None = None,
+) -> Application:
     """An ASGI app that does what `config` says."""
-    return Application(config, directory=directory)
+    return Application(config, directory=directory, keys=keys, metrics=metrics)
 
 
 def open_directory(config: Config) -> StoreDirectory:
@@ -103,17 +144,43 @@ def open_directory(config: Config) -> StoreDirectory:
     """
     if config.file_upload_dir is None:
         return StoreDirectory.temporary()
-    return StoreDirectory.given(config.file_upload_dir)
+    return StoreDirectory.given(
+        config.file_upload_dir, is_cleared=config.file_upload_clear_on_start
+    )
+
+
+def open_keys(config: Config) -> Keys:
+    """The API keys, those of the key file among them.
+
+    Raises:
+        KeyFileError: The key file is wrong; the text is one line for the operator.
+    """
+    return Keys(config.api_keys, file=config.api_key_file)
+
+
+def open_audit_log(config: Config) -> LineFile | None:
+    """The file of the audit log, if it goes to one.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    if config.audit_log in {"stderr", "off"}:
+        return None
+    return LineFile(Path(config.audit_log).expanduser())
 
 
 @dataclass(frozen=True, slots=True)
 class _Store:
     """The parts that share one directory."""
 
+    index: SqlIndex
+    key: StoreKey
     blobs: BlobStore
     claims: Claims
     files: Files
     receiver: Receiver
+    uploads: Uploads
+    observer: Observer
 
     async def open_blob(self, file: FileObject) -> BlobReader:
         """The bytes of a leased file."""
@@ -124,7 +191,11 @@ class _Store:
 
 
 async def _build(
-    config: Config, directory: StoreDirectory, stack: contextlib.AsyncExitStack
+    config: Config,
+    directory: StoreDirectory,
+    keys: Keys,
+    metrics: Metrics,
+    stack: contextlib.AsyncExitStack,
 ) -> ASGIApp:
     """Put the parts together and start them; `stack` stops them, the last one first."""
     patience = Patience(
@@ -134,59 +205,97 @@ async def _build(
     )
     executor = Executor("mediagate", threads=2)
     stack.callback(executor.close)
-    store = await _open_store(config, directory, executor, stack)
+    store = await _open_store(config, directory, executor, metrics, stack)
     handles = Handles()
     upstream: ASGIApp
-    deliver: Callable[[], Delivery]
+    salts = None
+    routes = list(Health(files=store.files).routes())
+    numbers = MetricsApi(files=store.files, metrics=metrics, quota_bytes=config.max_total_bytes)
+    routes += numbers.routes()
     if config.upstream_root is None:
         upstream = _inspector(config, directory, store, handles, executor)
-        deliver = partial(HandleDelivery, handles=handles)
     else:
-        upstream = await _proxy(config, config.upstream_root, stack)
-        deliver = InlineDelivery
-    routes = list(Health(files=store.files).routes())
+        upstream = proxy = await _proxy(config, config.upstream_root, store.observer, stack)
+        salts = _cache_salts(config, store, proxy)
     if config.enable_file_uploads:
         api = FilesApi(
             files=store.files,
             receiver=store.receiver,
             max_expires_after_s=config.file_upload_max_ttl_seconds,
+            listing_refused_by=config.listing_refused_by,
         )
         routes += api.routes()
+        routes += UploadsApi(
+            uploads=store.uploads,
+            executor=executor,
+            max_expires_after_s=config.file_upload_max_ttl_seconds,
+        ).routes()
+        if config.delivers_urls:
+            media = LeasedMedia(index=store.index, open_blob=store.open_blob, key=store.key)
+            routes += MediaApi(media=media).routes()
         upstream = Gateway(
             upstream=upstream,
-            resolver=Resolver(holder=store.claims, deliver=deliver, executor=executor),
+            resolver=Resolver(
+                holder=store.claims,
+                deliver=_delivery(config, store, handles),
+                executor=executor,
+                observer=store.observer,
+            ),
             open_blob=store.open_blob,
             max_json_bytes=config.max_json_bytes,
             patience=patience,
+            salts=salts,
         )
-    web = WebApp(
+        upstream = MultipartRequests(
+            upstream,
+            receiver=store.receiver,
+            files=store.files,
+            holder=store.claims,
+            executor=executor,
+            max_payload_bytes=config.max_json_bytes,
+            max_lifetime_s=config.file_upload_max_ttl_seconds,
+            patience=patience,
+        )
+        routes += OpenApi(
+            routes=routes,
+            answered=inspector_answers() if config.upstream_root is None else upstream_answers(),
+            has_keys=config.has_keys,
+            scope_header=config.file_upload_scope_header,
+            keys_have_scopes=config.api_key_file is not None,
+        ).routes()
+    web: ASGIApp = WebApp(
         routes=routes,
-        authenticator=Authenticator(config.api_keys),
+        authenticator=Authenticator(keys=keys, scope_header=_scope_header(config)),
         patience=patience,
         otherwise=upstream,
     )
-    return Edge(web, on_access=log_access)
+    if config.enable_file_uploads:
+        web = ForeignDialects(web)
+    return Edge(web, observer=store.observer)
 
 
 async def _open_store(
     config: Config,
     directory: StoreDirectory,
     executor: Executor,
+    metrics: Metrics,
     stack: contextlib.AsyncExitStack,
 ) -> _Store:
     is_durable = not directory.is_temporary
     index = SqlIndex.sqlite(directory.index_path, durable=is_durable)
     await index.open()
     stack.push_async_callback(index.close)
+    key = await index.key()
+    observer = each(*_audit(config, key, stack), metrics, log_access)
     blobs = BlobStore(LocalBlobDriver(directory.path, durable=is_durable))
     await blobs.open()
     stack.push_async_callback(blobs.close)
 
     remover = Remover(index=index, blobs=blobs)
     claims = Claims(index=index, remover=remover)
-    sweeper = Sweeper(index=index, blobs=blobs, remover=remover, observer=ignore)
+    sweeper = Sweeper(index=index, blobs=blobs, remover=remover, observer=observer)
     await stack.enter_async_context(_in_background(claims.keep(), sweeper.run()))
-    files = Files(index=index, blobs=blobs, claims=claims, remover=remover, observer=ignore)
+    files = Files(index=index, blobs=blobs, claims=claims, remover=remover, observer=observer)
     allowed_types = config.allowed_types or MEDIA_TYPES
     receiver = Receiver(
         index=index,
@@ -198,12 +307,28 @@ async def _open_store(
             max_file_bytes=config.max_file_bytes,
             max_concurrent=config.file_upload_max_concurrent,
             allowed_types=allowed_types,
-            quota=Quota(store_bytes=config.max_total_bytes),
+            quota=Quota(
+                store_bytes=config.max_total_bytes,
+                scope_bytes=config.max_scope_bytes,
+                scope_files=config.file_upload_scope_max_files,
+            ),
             lifetime=Lifetime(config.ttl_s, is_sliding=True),
+            max_concurrent_per_scope=config.max_concurrent_per_scope,
         ),
-        observer=ignore,
+        observer=observer,
     )
-    return _Store(blobs, claims, files, receiver)
+    uploads = Uploads(receiver=receiver, remover=remover, executor=executor)
+    return _Store(index, key, blobs, claims, files, receiver, uploads, observer)
+
+
+def _audit(config: Config, key: StoreKey, stack: contextlib.AsyncExitStack) -> Iterator[AuditLog]:
+    """The audit log, unless there is none."""
+    if config.audit_log == "off":
+        return
+    file = open_audit_log(config)
+    if file is not None:
+        stack.callback(file.close)
+    yield AuditLog(key=key, write=write_to_stderr if file is None else file.write)
 
 
 def _sniffer(config: Config, allowed_types: Collection[str], executor: Executor) -> Sniff:
@@ -221,6 +346,46 @@ def _sniffer(config: Config, allowed_types: Collection[str], executor: Executor)
         return decide(own, await executor.run(opinion, head), allowed_types)
 
     return sniff_with_libmagic
+
+
+def _delivery(
+    config: Config, store: _Store, handles: Handles
+) -> Callable[[Leased, str | None], Delivery]:
+    """How the upstream gets the files of a request: the lease, where the request came in → a delivery."""
+
+    def by_handle(_leased: Leased, _came_in_at: str | None) -> Delivery:
+        return HandleDelivery(handles=handles)
+
+    def by_url(leased: Leased, came_in_at: str | None) -> Delivery:
+        return UrlDelivery(leased, base=config.advertise_root or came_in_at, key=store.key)
+
+    def inline(_leased: Leased, _came_in_at: str | None) -> Delivery:
+        return InlineDelivery()
+
+    if config.upstream_root is None:
+        return by_handle
+    return by_url if config.delivers_urls else inline
+
+
+def _cache_salts(config: Config, store: _Store, proxy: Proxy) -> CacheSalts | None:
+    async def always() -> bool:
+        return True
+
+    match config.engine:
+        case Engine.VLLM:
+            return CacheSalts(key=store.key, is_wanted=always)
+        case Engine.AUTO:
+            probe = EngineProbe(upstream=proxy, clock=time.monotonic)
+            return CacheSalts(key=store.key, is_wanted=probe.may_be_vllm)
+        case _:
+            return None
+
+
+def _scope_header(config: Config) -> ScopeHeader | None:
+    if config.file_upload_scope_header is None:
+        return None
+    trusted = [ip_network(network) for network in config.trusted_proxy]
+    return ScopeHeader(name=config.file_upload_scope_header, trusted=trusted)
 
 
 def _inspector(
@@ -243,13 +408,16 @@ def _inspector(
     )
 
 
-async def _proxy(config: Config, root: str, stack: contextlib.AsyncExitStack) -> Proxy:
+async def _proxy(
+    config: Config, root: str, observer: Observer, stack: contextlib.AsyncExitStack
+) -> Proxy:
     key = config.upstream_api_key
     proxy = Proxy(
         upstream=root,
         authorization=None if key is None else f"Bearer {key.get_secret_value()}",
         # Where we check keys, a client's key is for us, and no business of the upstream's.
-        drop_authorization=bool(config.api_keys),
+        drop_authorization=config.has_keys,
+        observer=observer,
     )
     await proxy.start()
     stack.push_async_callback(proxy.close)

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import runpy
+import shlex
 import signal
 import socket
 import ssl
@@ -133,6 +134,7 @@ def check(expected: str, printed: str) -> None:
     [
         "README.md",
         "docs/tutorials/first-upload.md",
+        "docs/how-to/send-a-file-with-the-question.md",
         "docs/how-to/keep-files-across-restarts.md",
         "docs/how-to/limit-what-clients-may-upload.md",
     ],
@@ -162,6 +164,33 @@ def test_server_announces_itself_as_the_tutorial_says(server: Server) -> None:
     said = next(block.text for block in tutorial if block.text.startswith("mediagate: ready"))
 
     assert said.replace(IN_DOCS, server.url) in server.log()
+
+
+def test_server_of_the_guide_to_tenants_tells_them_apart(workshop: Path, tmp_path: Path) -> None:
+    guide = list(blocks(ROOT / "docs/how-to/serve-several-tenants.md"))
+    (keys,) = (block.text for block in guide if block.language == "toml")
+    by_key, by_header = (
+        shlex.split(block.text)[2:]
+        for block in guide
+        if block.language == "sh" and not block.is_run
+    )
+    (tmp_path / "keys.toml").write_text(keys)
+    flags = [str(tmp_path / "keys.toml") if flag == "keys.toml" else flag for flag in by_key]
+
+    with servers.serving(*flags, store=tmp_path / "store") as server:
+        shell = Shell(server, workshop)
+        try:
+            for block in guide:
+                if block.language == "sh" and block.is_run:
+                    printed = shell.run(block)
+                elif block.language == "text":
+                    check(block.text, printed)
+        finally:
+            shell.end()
+    with servers.serving(*by_header, store=tmp_path / "store") as server:
+        refused = servers.get(server, "/v1/files", x_consumer_id="team-a")
+
+    assert refused.code == (403, "scope_not_allowed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,9 +61,10 @@ async def _receive(index: Index, dice: random.Random, now: float) -> FileObject 
     for _ in range(20):
         if await index.reserve(file.id, dice.randint(file.size_bytes, 200), quota=QUOTA):
             break
-        if await index.evict(scope=dice.choice([None, file.scope]), now=now):
-            removals = await index.removable(now=now, limit=100)
-            await index.forget([r.id for r in removals])
+        for scope in dice.sample(SCOPES, dice.randint(1, len(SCOPES))):
+            await index.evict(scope=scope, now=now)
+        removals = await index.removable(now=now, limit=100)
+        await index.forget([r.id for r in removals])
     else:
         await index.abandon(file.id)
         return None
@@ -176,9 +177,15 @@ def test_the_same_harness_sees_a_naive_index_overshoot(tmp_path: Path) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")  # noqa: T201 # shown when the test fails
 
-    _run("naive", tmp_path / "index.db", seed=seed, seconds=1.0)
+    highest = 0
+    for attempt in range(8):  # on a busy machine few of them meet
+        path = tmp_path / f"{attempt}.db"
+        _run("naive", path, seed=seed + attempt * PROCESSES, seconds=1.0)
+        highest = _history(path)["store"]
+        if highest > QUOTA.store_bytes:
+            break
 
-    assert _history(tmp_path / "index.db")["store"] > QUOTA.store_bytes
+    assert highest > QUOTA.store_bytes
 
 
 async def test_process_killed_in_a_transaction_leaves_no_lock_and_no_change(tmp_path: Path) -> None:

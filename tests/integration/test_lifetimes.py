@@ -119,7 +119,7 @@ def test_file_that_expires_while_it_is_read_is_read_to_its_end(hasty: Server) ->
 
 @pytest.mark.slow
 def test_expired_bytes_leave_the_disk_without_any_traffic(tmp_path: Path) -> None:
-    """DESIGN §4: within 60 s; one sweep takes 10 s to come."""
+    """H56: within 60 s; one sweep takes 10 s to come."""
     with servers.serving("--file-upload-ttl-seconds", "1", store=tmp_path) as server:
         servers.upload(server, PNG)
         kept = servers.upload(

@@ -118,6 +118,46 @@ def test_directory_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_store_can_begin_empty_each_time(tmp_path: Path, workers: str) -> None:
+    """H63: once, whatever the number of workers; and the files of this time are kept until the next."""
+    with servers.serving(store=tmp_path) as server:
+        servers.upload(server, PNG)
+        server.kill()
+    flags = ("--file-upload-clear-on-start", "--workers", workers)
+
+    with servers.serving(*flags, store=tmp_path) as server:
+        assert server.is_clean()
+        servers.upload(server, PNG)
+        assert all(len(servers.list_ids(server)) == 1 for _ in range(6))
+
+    with servers.serving(*flags, store=tmp_path) as server:
+        assert server.is_clean()
+        assert servers.list_ids(server) == []
+
+
+def test_store_that_is_in_use_is_not_cleared(tmp_path: Path) -> None:
+    """H63, P12: one line, status 2, and whoever uses it notices nothing."""
+    with servers.serving(store=tmp_path) as server:
+        file_id = servers.upload(server, PNG)["id"]
+
+        done = subprocess.run(
+            [
+                *(servers.MEDIAGATE, "serve", "--port", "0"),
+                *("--file-upload-dir", tmp_path, "--file-upload-clear-on-start"),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert "in use" in line
+        assert str(tmp_path) in line
+        assert servers.get(server, f"/v1/files/{file_id}/content").body == PNG
+
+
 @pytest.mark.slow
 def test_temporary_store_goes_with_its_server_however_that_ends(tmp_path: Path) -> None:
     """H63: also after `kill -9`, at the next start; another's temporary store is left alone."""

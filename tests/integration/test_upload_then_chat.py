@@ -6,16 +6,17 @@ import contextlib
 import json
 import random
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
 import corpus
 import servers
-from mediagate.testing.upstream import SSE_HEAD, Received, RecordingUpstream
+from mediagate.testing.upstream import SSE_HEAD, Received
 from servers import Answer, RawClient, Server
+from upstreams import ThreadedUpstream
 
 pytestmark = pytest.mark.media
 
@@ -24,28 +25,12 @@ MIB = 1024**2
 PNG = corpus.png_pixel()
 UNKNOWN = "file-" + "0" * 32
 
-_T = TypeVar("_T")
 
-
-class Upstream:
-    """A `RecordingUpstream` on a loop of its own, for tests that block."""
-
+class Upstream(ThreadedUpstream):
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
-        self.server = self.run(_entered(RecordingUpstream()))
+        super().__init__()
         self.go_on = threading.Event()
         self.server.handlers[CHAT] = self._answer
-
-    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
-
-    def close(self) -> None:
-        self.run(self.server.__aexit__(None, None, None))
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
 
     async def _answer(self, request: Received) -> None:
         """Echo the model; with `?hold`, read little of the body until `go_on` is set."""
@@ -63,15 +48,10 @@ class Upstream:
             await request.answer(b'{"ok":true}', headers=b"content-type: application/json\r\n")
 
 
-async def _entered(server: RecordingUpstream) -> RecordingUpstream:
-    return await server.__aenter__()
-
-
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[Upstream]:
-    started = Upstream()
-    yield started
-    started.close()
+    with Upstream() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")

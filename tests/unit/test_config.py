@@ -96,10 +96,23 @@ def test_every_setting_has_text_a_flag_and_a_twin_that_works(setting: object) ->
         "file_upload_allowed_types": "video/mp4",
         "enable_file_uploads": "off",
         "file_upload_libmagic": "on",
+        "engine": "vllm",
+        "delivery": "url",
+        "advertise_url": "http://gate:8080",
+        "trusted_proxy": "10.0.0.0/8, ::1",
+        "file_upload_disable_listing": "on",
+        "file_upload_listing_status": "404",
+        "file_upload_clear_on_start": "on",
+        "file_upload_scope_max_gb": "0.5",
     }.get(setting.name, "7")
     environ = {setting.env: sample}
-    if setting.name == "upstream_api_key":
-        environ["MEDIAGATE_UPSTREAM"] = "http://gpu:8000"
+    needs = {
+        "upstream_api_key": {"MEDIAGATE_UPSTREAM": "http://gpu:8000"},
+        "delivery": {"MEDIAGATE_UPSTREAM": "http://gpu:8000"},
+        "trusted_proxy": {"MEDIAGATE_FILE_UPLOAD_SCOPE_HEADER": "X-Tenant"},
+        "file_upload_clear_on_start": {"MEDIAGATE_FILE_UPLOAD_DIR": "/srv/files"},
+    }
+    environ |= needs.get(setting.name, {})
 
     resolved = load(environ=environ)
 
@@ -153,6 +166,7 @@ def test_fractions_and_minus_one_mean_what_they_say() -> None:
 )
 def test_upstream_may_end_in_v1_or_not(given: str, root: str) -> None:
     assert Config(upstream=given).upstream_root == root
+    assert Config(advertise_url=given).advertise_root == root
 
 
 @pytest.mark.parametrize(
@@ -178,6 +192,13 @@ def test_upstream_may_end_in_v1_or_not(given: str, root: str) -> None:
         ("file_upload_ttl_seconds", "-2", "above 0, or -1"),
         ("file_upload_max_ttl_seconds", "-1", "greater than 0"),
         ("file_upload_max_concurrent", "0", "greater than 0"),
+        ("trusted_proxy", "10.0.0.1/8", "no address or network"),
+        ("file_upload_scope_header", "X_Tenant", "letters, digits and hyphens"),
+        ("file_upload_scope_header", "Authorization", "meaning of its own"),
+        ("file_upload_listing_status", "500", "must be 403 or 404"),
+        ("file_upload_scope_max_gb", "0", "greater than 0"),
+        ("file_upload_scope_max_files", "0", "greater than 0"),
+        ("api_key_file", "", "empty"),
         ("file_upload_allowed_types", "image/*", "'image/*' is a pattern"),
         ("file_upload_allowed_types", "application/pdf", "no image, audio or video"),
         ("file_upload_allowed_types", "video/mp4,", "no image, audio or video"),
@@ -255,9 +276,50 @@ def test_unreadable_file_is_named(tmp_path: Path) -> None:
 
 def test_contradictions_name_both_settings() -> None:
     keys = complaint(environ={"MEDIAGATE_UPSTREAM_API_KEY": SECRET})
+    urls = complaint(flags={"delivery": "url"})
 
     assert "MEDIAGATE_UPSTREAM_API_KEY (environment) and upstream (default)" in keys
     assert SECRET not in keys
+    assert "--delivery and upstream (default)" in urls
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ({"trusted_proxy": ["::1"]}, "file_upload_scope_header (default)"),
+        ({"file_upload_clear_on_start": True}, "file_upload_dir (default)"),
+        ({"file_upload_scope_max_gb": "5.5"}, "file_upload_max_total_gb (default)"),
+    ],
+)
+def test_setting_that_means_nothing_alone_is_refused(
+    flags: dict[str, str | bool | list[str]], named: str
+) -> None:
+    said = complaint(flags=flags)
+
+    (name,) = flags
+    assert said.startswith(f"--{name.replace('_', '-')} and {named}: ")
+
+
+def test_half_of_the_slots_are_one_tenants_where_there_are_tenants() -> None:
+    """H62."""
+    alone = Config(file_upload_max_concurrent=5)
+    by_header = Config(file_upload_max_concurrent=5, file_upload_scope_header="X-Tenant")
+    by_key = Config(file_upload_max_concurrent=1, api_key_file=Path("keys.toml"))
+
+    assert alone.max_concurrent_per_scope is None
+    assert by_header.max_concurrent_per_scope == 3
+    assert by_key.max_concurrent_per_scope == 1
+
+
+def test_listing_is_refused_by_403_unless_told_otherwise() -> None:
+    """H45."""
+    off = {"file_upload_disable_listing": True}
+
+    assert Config().listing_refused_by is None
+    assert Config.model_validate(off).listing_refused_by == 403
+    assert (
+        Config.model_validate(off | {"file_upload_listing_status": 404}).listing_refused_by == 404
+    )
 
 
 def test_type_that_only_libmagic_may_know_needs_libmagic() -> None:

@@ -14,7 +14,12 @@ import pytest
 from mediagate.cli.main import build_parser
 from mediagate.config import CONFIG_ENV, ENV_PREFIX, SERVER_ENV, settings
 from mediagate.core.errors import MediagateError
+from mediagate.gateway.media_endpoints import DIALECTS
+from mediagate.observe.audit import FIELDS, OPERATIONS, REMOVED
+from mediagate.observe.metrics import COUNTED, STORE
+from mediagate.observe.reasons import reasons
 from mediagate.web.errors import STATUS
+from mediagate.web.openapi_operations import OPERATIONS as DESCRIBED
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -53,10 +58,39 @@ def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParse
 # what there is, is documented ------------------------------------------------------------------------------
 
 
+def test_every_endpoint_that_is_read_is_documented() -> None:
+    text = reference("http.md")
+    table = text[text.index("## Endpoints that are read") : text.index("## Chat completions")]
+
+    assert set(DIALECTS) == {
+        name
+        for row in re.findall(r"^\|.*?\|(.*?)\|", table, re.M)
+        for name in re.findall("`(.*?)`", row)
+    }
+
+
 def test_generated_text_is_current() -> None:
     stale = [path.name for path, text in generator().generated() if path.read_text() != text]
 
     assert not stale, f"{stale}: run python docs/generate.py"
+
+
+def test_every_operation_that_is_described_is_in_the_table_of_routes() -> None:
+    rows = re.findall(r"^\| ((?:`[A-Z]+`(?:, )?)+) \| `(/\S+)` \|", reference("http.md"), re.M)
+
+    assert set(DESCRIBED) == {
+        (method, path.replace("{id}", "{}"))
+        for methods, path in rows
+        for method in re.findall("`([A-Z]+)`", methods)
+    }
+
+
+def test_configuration_for_litellm_is_the_one_that_is_tested() -> None:
+    page = (ROOT / "docs" / "how-to" / "put-litellm-in-front.md").read_text(encoding="utf-8")
+    example = (ROOT / "examples" / "litellm.yaml").read_text(encoding="utf-8")
+
+    (shown,) = re.findall(r"^```yaml\n(.*?)^```", page, re.M | re.S)
+    assert example.endswith(f"\n\n{shown}")
 
 
 def test_every_setting_is_documented_under_all_its_names() -> None:
@@ -161,6 +195,9 @@ FLAGS_OF_OTHERS = {
     "--allowed-media-domains",  # vLLM
     "--check",  # docs/generate.py
     "--all",  # our tests
+    "--set-xauthrequest",  # oauth2-proxy
+    "--skip-jwt-bearer-tokens",  # oauth2-proxy
+    "--upstream-timeout",  # oauth2-proxy
 }
 VARIABLES_OF_OTHERS = {"MEDIAGATE_SERVICE_HOST"}  # Kubernetes
 
@@ -172,6 +209,28 @@ def test_named_error_codes_exist(page: Path) -> None:
     named = re.findall(r"\b[45]\d\d `(\w+)`", page.read_text(encoding="utf-8"))
 
     assert set(named) <= codes
+
+
+def test_every_metric_operation_and_reason_is_documented() -> None:
+    """H97, H98."""
+    page = reference("observability.md")
+
+    rows = set(re.findall(r"^\| `([\w.]+)` \|", page, flags=re.M))
+    told = set(re.findall(r"^\| `file\.\w+` \| `(\w+)` \|", page, flags=re.M))
+
+    assert {metric.name for metric in (*STORE, *COUNTED)} <= rows
+    assert {*OPERATIONS.values(), *FIELDS} <= rows
+    assert told == {*reasons(), *REMOVED.values()}
+
+
+@each_page
+def test_named_metrics_exist(page: Path) -> None:
+    """H98."""
+    known = {metric.name for metric in (*STORE, *COUNTED)}
+
+    named = re.findall(r"\bmediagate_\w+[a-z]\b", page.read_text(encoding="utf-8"))
+
+    assert set(named) - known <= {"mediagate_store"}  # what several begin with
 
 
 @each_page

@@ -77,7 +77,8 @@ def _row(setting: Setting, resolved: Resolved) -> Sequence[str]:
 def with_unit(setting: Setting, value: object) -> str:
     """`value` for a person, with its unit; secrets masked."""
     shown = setting.shown(value)
-    return f"{shown} {setting.outside.unit}" if setting.outside.unit else shown
+    has_unit = setting.outside.unit is not None and value is not None
+    return f"{shown} {setting.outside.unit}" if has_unit else shown
 
 
 def _add_flag(group: "argparse._ArgumentGroup", setting: Setting) -> None:

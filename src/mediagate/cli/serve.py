@@ -40,10 +40,26 @@ def run(arguments: argparse.Namespace) -> int:
 
     # Late, so that --help and the client commands do without all of it.
     from mediagate.blobs.directory import DirectoryError
+    from mediagate.core.keys import KeyFileError
+    from mediagate.observe.metrics import Board, Metrics
     from mediagate.web import server
-    from mediagate.wiring import create_app, open_directory
+    from mediagate.wiring import create_app, open_audit_log, open_directory, open_keys
 
     _log_to_stderr()
+    try:
+        keys = open_keys(config)
+    except KeyFileError as error:
+        label = resolved.origins["api_key_file"].label
+        raise SettingError(f"{label}: {config.api_key_file} {error}") from None
+    try:
+        # Tried now, as workers open it for themselves.
+        if (audit_log := open_audit_log(config)) is not None:
+            audit_log.close()
+    except OSError as error:
+        label = resolved.origins["audit_log"].label
+        raise SettingError(f"{label}: {config.audit_log!r}: {error.strerror}") from None
+    # Made before workers are forked: they share it.
+    board = Board(workers=config.workers)
     try:
         # Opened before workers are forked: they share it, and its lock.
         directory = open_directory(config)
@@ -53,7 +69,12 @@ def run(arguments: argparse.Namespace) -> int:
     with contextlib.closing(directory):
         try:
             status = server.run(
-                lambda: create_app(config, directory=directory),
+                lambda worker: create_app(
+                    config,
+                    directory=directory,
+                    keys=keys,
+                    metrics=Metrics(board=board, worker=worker),
+                ),
                 host=config.host,
                 port=config.port,
                 workers=config.workers,
@@ -83,8 +104,10 @@ def ready_line(config: Config, host: str, port: int) -> str:
     line = f"mediagate: ready at {url}; {answers}"
     if config.enable_file_uploads and config.is_ephemeral:
         line += "; uploads vanish at exit, unless --file-upload-dir names a place for them"
-    if not config.api_key and not is_loopback(host):
+    if not config.has_keys and not is_loopback(host):
         line += "; anybody who reaches this address may use it, as there is no --api-key"
+    if config.has_tenants and config.max_scope_bytes is None:
+        line += "; one tenant may fill the store, as there is no --file-upload-scope-max-gb"
     return line
 
 

@@ -5,20 +5,27 @@
     │   ├── MalformedBody         malformed_body            not the JSON, form or framing it claims to be
     │   ├── InvalidValue          invalid_value             a parameter, named by `param`, is out of its range
     │   ├── EmptyFile             empty_file
+    │   ├── InvalidScope          invalid_scope             the scope header is missing, doubled or malformed
+    │   ├── UploadNotPending      upload_not_pending        it was completed, cancelled, or has expired
     │   ├── UnsupportedMedia      unsupported_media_type    the bytes are no media that is accepted
     │   ├── UnreadableMedia       unreadable_media          the right type, but it does not decode
     │   ├── InvalidReference      invalid_reference         looks like a file id, is none
     │   ├── SourceNotAllowed      media_source_not_allowed  a path or scheme that no client may name
     │   └── MediaKindMismatch     media_kind_mismatch       a sound in an image part
     ├── Unauthenticated           invalid_api_key
+    ├── Forbidden
+    │   ├── ScopeNotAllowed       scope_not_allowed         this caller may not name that scope
+    │   └── ListingDisabled       listing_disabled
     ├── NotFound
     │   ├── FileNotFound          file_not_found            unknown, expired, deleted, evicted or foreign
+    │   ├── UploadNotFound        upload_not_found          unknown, foreign, or over for long
     │   ├── RouteNotFound         route_not_found
     │   └── ModelNotFound         model_not_found
     ├── MethodNotAllowed          method_not_allowed
     ├── ReceiveTimeout            receive_timeout           the body stalled, trickled or took too long
     ├── TooLarge
     │   ├── FileTooLarge          file_too_large
+    │   ├── PartTooLarge          part_too_large
     │   ├── BodyTooLarge          body_too_large
     │   └── HeadersTooLarge       headers_too_large
     ├── RangeNotSatisfiable       range_not_satisfiable
@@ -36,6 +43,8 @@ The text of a library's exception never becomes one; it stays in `__cause__`.
 """
 
 from typing import ClassVar
+
+from mediagate.core.files import FileId
 
 
 class MediagateError(Exception):
@@ -77,6 +86,18 @@ class EmptyFile(InvalidRequest):
     code = "empty_file"
 
 
+class InvalidScope(InvalidRequest):
+    """The header that names the tenant is missing, doubled or malformed."""
+
+    code = "invalid_scope"
+
+
+class UploadNotPending(InvalidRequest):
+    """The Upload was completed or cancelled, or has expired: nothing can be added to it."""
+
+    code = "upload_not_pending"
+
+
 class UnsupportedMedia(InvalidRequest):
     """The bytes are no media type that this server accepts."""
 
@@ -113,14 +134,53 @@ class Unauthenticated(MediagateError):
     code = "invalid_api_key"
 
 
+class Forbidden(MediagateError):
+    """Known, and not allowed to."""
+
+
+class ScopeNotAllowed(Forbidden):
+    """The header that names the tenant comes from an address that may not set it, or names another than the key's."""
+
+    code = "scope_not_allowed"
+
+
+class ListingDisabled(Forbidden):
+    """This server lists no files; whoever has an id finds its file all the same."""
+
+    code = "listing_disabled"
+
+
 class NotFound(MediagateError):
     """There is nothing here, for this caller."""
 
 
 class FileNotFound(NotFound):
-    """Unknown, expired, deleted, evicted or owned by another scope: one and the same."""
+    """Unknown, expired, deleted, evicted or owned by another scope: one and the same.
+
+    Attributes:
+        file_id: What was asked for, if it was an id at all. For the operator's log, never for the answer.
+        is_foreign: It exists, for another scope. For the operator's log, never for the answer.
+    """
 
     code = "file_not_found"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        file_id: FileId | None = None,
+        is_foreign: bool = False,
+    ) -> None:
+        super().__init__(message, param=param)
+        self.file_id = file_id
+        self.is_foreign = is_foreign
+
+
+class UploadNotFound(NotFound):
+    """Unknown, owned by another scope, or over for so long that it is forgotten: one and the same."""
+
+    code = "upload_not_found"
 
 
 class RouteNotFound(NotFound):
@@ -159,6 +219,12 @@ class FileTooLarge(TooLarge):
     """The file exceeds the limit per file."""
 
     code = "file_too_large"
+
+
+class PartTooLarge(TooLarge):
+    """The part of an Upload exceeds the limit per part."""
+
+    code = "part_too_large"
 
 
 class BodyTooLarge(TooLarge):
@@ -204,9 +270,19 @@ class StoreBusy(Unavailable):
 
 
 class InsufficientStorage(MediagateError):
-    """The quota or the disk has no room and nothing can be evicted; sending again will not help."""
+    """The quota or the disk has no room and nothing can be evicted; sending again will not help.
+
+    Attributes:
+        is_disk_full: It is the disk.
+    """
 
     code = "insufficient_storage"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, is_disk_full: bool = False
+    ) -> None:
+        super().__init__(message, param=param)
+        self.is_disk_full = is_disk_full
 
 
 class NotSupported(MediagateError):

@@ -8,8 +8,15 @@ from dataclasses import dataclass
 from mediagate.blobs.driver import BlobMissingError, BlobReader
 from mediagate.blobs.store import BlobStore
 from mediagate.core.errors import FileNotFound, InvalidValue
-from mediagate.core.events import FileDeleted, FileDownloaded, FileRetrieved, Observer
+from mediagate.core.events import (
+    FileDeleted,
+    FileDownloaded,
+    FileRetrieved,
+    FilesListed,
+    Observer,
+)
 from mediagate.core.files import FileId, FileObject, Purpose, parse_file_id
+from mediagate.core.quotas import Usage
 from mediagate.core.scopes import Scope
 from mediagate.executor import complete
 from mediagate.index.driver import Index, Order, Page, UnknownCursorError
@@ -70,10 +77,11 @@ class Files:
         Raises:
             FileNotFound: There is none for `scope`: never was, expired, deleted, evicted or not an id at all.
         """
-        file = await self._index.get(_parse(text), scope=scope, now=self._clock())
+        file_id = _parse(text)
+        file = await self._index.get(file_id, scope=scope, now=self._clock())
         if file is None:
-            raise file_not_found()
-        self._observer(FileRetrieved(scope=scope, file_id=file.id))
+            raise await self._missing(file_id)
+        self._observer(FileRetrieved(scope=scope, file_id=file_id, size_bytes=file.size_bytes))
         return file
 
     async def list(
@@ -94,7 +102,7 @@ class Files:
         try:
             if after is not None and cursor is None:
                 raise UnknownCursorError  # noqa: TRY301 - one answer for both kinds of unknown
-            return await self._index.list(
+            page = await self._index.list(
                 scope=scope,
                 now=self._clock(),
                 limit=limit,
@@ -105,6 +113,8 @@ class Files:
         except UnknownCursorError:
             message = "'after' is not the id of a file you have. Begin again without it."
             raise InvalidValue(message, param="after") from None
+        self._observer(FilesListed(scope=scope))
+        return page
 
     async def open(self, text: str, *, scope: Scope) -> OpenFile:
         """Open the content of one file: a use, and a lease until `OpenFile.close`.
@@ -117,13 +127,16 @@ class Files:
         try:
             file = hold.files[file_id]
             reader = await self._blobs.read(file.blob)
-        except (KeyError, BlobMissingError):
+        except KeyError:
             await hold.release()
-            raise file_not_found() from None
+            raise await self._missing(file_id) from None
+        except BlobMissingError:
+            await hold.release()
+            raise file_not_found(file_id=file_id) from None
         except BaseException:
             await hold.release()
             raise
-        self._observer(FileDownloaded(scope=scope, file_id=file_id))
+        self._observer(FileDownloaded(scope=scope, file_id=file_id, size_bytes=file.size_bytes))
         return OpenFile(file, reader, hold)
 
     async def delete(self, text: str, *, scope: Scope) -> FileId:
@@ -135,8 +148,8 @@ class Files:
         file_id = _parse(text)
         file = await self._index.delete(file_id, scope=scope, now=self._clock())
         if file is None:
-            raise file_not_found()
-        self._observer(FileDeleted(scope=scope, file_id=file_id))
+            raise await self._missing(file_id)
+        self._observer(FileDeleted(scope=scope, file_id=file_id, size_bytes=file.size_bytes))
         try:
             await self._remover.remove_all()
         except Exception:
@@ -148,13 +161,28 @@ class Files:
         """Ask the index a question, to see whether it answers."""
         await self._index.usage()
 
+    async def usage(self) -> tuple[Usage, Usage]:
+        """What the whole store takes, and how much of it is only reserved for files on their way in."""
+        reserved = await self._index.reserved()
+        return await self._index.usage(), reserved
 
-def file_not_found(*, param: str | None = None) -> FileNotFound:
+    async def _missing(self, file_id: FileId) -> FileNotFound:
+        """The error for a file that is not there for the caller.
+
+        Whether it is there for another one is asked after every miss, so that the time it takes tells nothing.
+        """
+        is_foreign = await self._index.exists(file_id, now=self._clock())
+        return file_not_found(file_id=file_id, is_foreign=is_foreign)
+
+
+def file_not_found(
+    *, param: str | None = None, file_id: FileId | None = None, is_foreign: bool = False
+) -> FileNotFound:
     """The one answer for whatever is not there, whatever the reason."""
     message = (
         "No such file. It may have expired or been deleted: upload it again with POST /v1/files."
     )
-    return FileNotFound(message, param=param)
+    return FileNotFound(message, param=param, file_id=file_id, is_foreign=is_foreign)
 
 
 def _parse(text: str) -> FileId:

@@ -38,7 +38,9 @@ class Sweeper:
         """Expire files, drop claims that lapsed, remove the bytes of both."""
         while expired := await self._index.expire(now=self._clock(), limit=BATCH):
             for file in expired:
-                self._observer(FileExpired(scope=file.scope, file_id=file.id))
+                self._observer(
+                    FileExpired(scope=file.scope, file_id=file.id, size_bytes=file.size_bytes)
+                )
         await self._index.lapse(now=self._clock(), limit=BATCH)
         await self._remover.remove_all()
 

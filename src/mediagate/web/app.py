@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 
-from mediagate.core.scopes import Principal
 from mediagate.web.asgi import ASGIApp, Receive, Scope, Send
 from mediagate.web.auth import Authenticator
 from mediagate.web.body import Body, Patience
-from mediagate.web.health import OPEN_PATHS
-from mediagate.web.routing import Request, Route, query_of
+from mediagate.web.routing import Guard, Request, Route, query_of
 
 
 class WebApp:
@@ -17,7 +15,7 @@ class WebApp:
         routes: What is ours.
         authenticator: Who may come in.
         patience: With slow bodies.
-        otherwise: Everything else; finds the caller as `scope["principal"]`.
+        otherwise: Everything else; finds the caller as `scope["principal"]`, as does whoever called this app.
     """
 
     def __init__(
@@ -41,12 +39,11 @@ class WebApp:
             return
         headers = scope["headers"]
         found = self._match(scope["raw_path"])
-        if found is not None and found[0].path in OPEN_PATHS:
-            principal = Principal()
-        else:
-            principal = self._authenticator.principal_of(headers)
+        guard = Guard.TENANT if found is None else found[0].guard
+        principal = scope["principal"] = self._authenticator.principal_of(scope, guard=guard)
         if found is None:
-            await self._otherwise({**scope, "principal": principal}, receive, send)
+            headers = self._authenticator.for_upstream(headers)
+            await self._otherwise({**scope, "headers": headers}, receive, send)
             return
         route, values = found
         request = Request(

@@ -4,6 +4,7 @@ from typing import Any
 
 from mediagate.blobs.driver import DiskFullError
 from mediagate.core.errors import (
+    Forbidden,
     HeadersTooLarge,
     InsufficientStorage,
     InternalError,
@@ -28,6 +29,7 @@ from mediagate.web.replies import json_body
 STATUS: dict[type[MediagateError], int] = {
     InvalidRequest: 400,
     Unauthenticated: 401,
+    Forbidden: 403,
     NotFound: 404,
     MethodNotAllowed: 405,
     ReceiveTimeout: 408,
@@ -93,7 +95,7 @@ def translate(error: Exception) -> MediagateError:
     if isinstance(error, MediagateError):
         return error
     if isinstance(error, DiskFullError | IndexFullError):
-        return InsufficientStorage("The server's disk is full.")
+        return InsufficientStorage("The server's disk is full.", is_disk_full=True)
     if isinstance(error, IndexBusyError | ReservationLostError):
         return StoreBusy("The store did not answer in time. Try again.")
     return InternalError("The server made a mistake. It is in its log.")

@@ -3,31 +3,26 @@
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from python_multipart.multipart import parse_options_header
-
-from mediagate.core.errors import FileTooLarge, InvalidValue, MalformedBody, RangeNotSatisfiable
+from mediagate.core.errors import FileTooLarge, InvalidValue, ListingDisabled, RouteNotFound
 from mediagate.core.expiry import Lifetime
 from mediagate.core.files import FileObject
 from mediagate.operations.files import Files
 from mediagate.operations.receive import Receive, Receiver
 from mediagate.web import wire
 from mediagate.web.asgi import Headers, header_values
+from mediagate.web.content import content_reply
 from mediagate.web.multipart import (
+    FORM_OVERHEAD_BYTES,
     FileBegin,
     FileChunk,
     FileEnd,
     FormParser,
     Text,
-    boundary_of,
+    form_boundary,
+    is_form,
 )
-from mediagate.web.ranges import parse_range
-from mediagate.web.replies import JsonReply, Reply, StreamReply
+from mediagate.web.replies import JsonReply, Reply
 from mediagate.web.routing import Request, Route
-
-FORM_OVERHEAD_BYTES = 1024**2
-"""What a form may hold beside the file."""
-
-_MAX_CONTENT_TYPE_BYTES = 1024  # its parser takes quadratic time
 
 _RAW_TYPES = (b"application/octet-stream", b"image/", b"audio/", b"video/")
 _ANCHOR, _SECONDS = "expires_after[anchor]", "expires_after[seconds]"
@@ -41,14 +36,22 @@ class FilesApi:
         files: What is there.
         receiver: Takes in what comes.
         max_expires_after_s: A longer `expires_after` is clamped to it, in seconds; None: it is not.
+        listing_refused_by: Files are not listed, and this is the status that says so: 403, or the 404 of a server
+            without such a route. None: they are.
     """
 
     def __init__(
-        self, *, files: Files, receiver: Receiver, max_expires_after_s: float | None
+        self,
+        *,
+        files: Files,
+        receiver: Receiver,
+        max_expires_after_s: float | None,
+        listing_refused_by: int | None = None,
     ) -> None:
         self._files = files
         self._receiver = receiver
         self._max_expires_after_s = max_expires_after_s
+        self._listing_refused_by = listing_refused_by
 
     def routes(self) -> Sequence[Route]:
         """What it answers."""
@@ -60,13 +63,9 @@ class FilesApi:
 
     async def upload(self, request: Request) -> Reply:
         """Receive one file, as a form or as the raw body."""
-        content_type = b"".join(header_values(request.headers, b"content-type")[:1])
-        if len(content_type) > _MAX_CONTENT_TYPE_BYTES:
-            raise MalformedBody("The Content-Type is too long.", param="content-type")
-        media_type, _ = parse_options_header(content_type)
-        if media_type == b"multipart/form-data":
-            file = await self._receive_form(request, boundary_of(content_type))
-        elif not media_type or media_type.startswith(_RAW_TYPES):
+        if is_form(request.headers):
+            file = await self._receive_form(request, form_boundary(request.headers))
+        elif _is_raw(request.headers):
             file = await self._receive_raw(request)
         else:
             message = (
@@ -114,6 +113,9 @@ class FilesApi:
 
     async def list(self, request: Request) -> Reply:
         """One page of the caller's files."""
+        if self._listing_refused_by is not None:
+            error = RouteNotFound if self._listing_refused_by == 404 else ListingDisabled
+            raise error("File listing is disabled on this server.")
         query = request.query
         purpose = query.get("purpose")
         page = await self._files.list(
@@ -138,32 +140,12 @@ class FilesApi:
     async def content(self, request: Request) -> Reply:
         """The bytes of one file, or one range of them (RFC 9110 §14)."""
         opened = await self._files.open(request.path[0], scope=request.principal.scope)
-        try:
-            file = opened.file
-            etag = f'"{file.digest.partition(":")[2]}"'.encode()
-            span = parse_range(request.headers, size_bytes=file.size_bytes, etag=etag)
-        except RangeNotSatisfiable:
-            await opened.close()
-            raise
-        start, stop = span or (0, file.size_bytes)
-        headers: Headers = [
-            (b"content-type", file.mime_type.encode()),
-            (b"content-length", b"%d" % (stop - start)),
-            (b"content-disposition", _disposition(file.filename)),
-            (b"x-content-type-options", b"nosniff"),
-            (b"content-security-policy", b"sandbox; default-src 'none'"),
-            (b"accept-ranges", b"bytes"),
-            (b"etag", etag),
-            (b"cache-control", b"private, no-store"),
-        ]
-        if span is not None:
-            value = b"bytes %d-%d/%d" % (start, stop - 1, file.size_bytes)
-            headers.append((b"content-range", value))
-        return StreamReply(
-            opened.chunks(start, stop),
-            status=200 if span is None else 206,
-            headers=headers,
+        return await content_reply(
+            opened.file,
+            asked=request.headers,
+            chunks=opened.chunks,
             close=opened.close,
+            disposition=_disposition(opened.file.filename),
         )
 
 
@@ -223,6 +205,12 @@ class _Form:
         """Finish the receive with what the fields say."""
         purpose = wire.parse_purpose(self._fields.get("purpose"))
         return await receive.finish(filename=filename, purpose=purpose, lifetime=self._lifetime())
+
+
+def _is_raw(headers: Headers) -> bool:
+    """Whether the body is the file: its type says so, or there is none."""
+    content_type = b"".join(header_values(headers, b"content-type")[:1]).strip().lower()
+    return not content_type or content_type.startswith(_RAW_TYPES)
 
 
 def _disposition(filename: str) -> bytes:

@@ -4,10 +4,7 @@ from collections.abc import Sequence
 
 from mediagate.operations.files import Files
 from mediagate.web.replies import JsonReply, Reply
-from mediagate.web.routing import Request, Route
-
-OPEN_PATHS = frozenset({"/health", "/ready"})
-"""What answers without a key."""
+from mediagate.web.routing import Guard, Request, Route
 
 
 class Health:
@@ -18,7 +15,10 @@ class Health:
 
     def routes(self) -> Sequence[Route]:
         """What it answers."""
-        return (Route("/health", {"GET": self.health}), Route("/ready", {"GET": self.ready}))
+        return (
+            Route("/health", {"GET": self.health}, guard=Guard.NONE),
+            Route("/ready", {"GET": self.ready}, guard=Guard.NONE),
+        )
 
     async def health(self, _request: Request) -> Reply:
         """The process is alive."""

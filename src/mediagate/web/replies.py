@@ -19,17 +19,34 @@ def json_body(content: Any) -> tuple[Headers, bytes]:
     ], body
 
 
-class JsonReply:
-    """A JSON body, sent at once."""
+class BodyReply:
+    """A body in one piece.
 
-    def __init__(self, content: Any) -> None:
-        self._headers, self._body = json_body(content)
+    Args:
+        body: The bytes.
+        headers: Those that tell of it.
+        status: Of the answer.
+    """
+
+    def __init__(self, body: bytes, *, headers: Headers, status: int = 200) -> None:
+        self._status = status
+        self._headers = headers
+        self._body = body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
-        await send({"type": "http.response.start", "status": 200, "headers": self._headers})
+        start = {"type": "http.response.start", "status": self._status, "headers": self._headers}
+        await send(start)
         body = b"" if scope["method"] == "HEAD" else self._body
         await send({"type": "http.response.body", "body": body})
+
+
+class JsonReply(BodyReply):
+    """A JSON body."""
+
+    def __init__(self, content: Any, *, status: int = 200) -> None:
+        headers, body = json_body(content)
+        super().__init__(body, headers=headers, status=status)
 
 
 class EmptyReply:

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from urllib.parse import parse_qsl, unquote
 
 from mediagate.core.errors import InvalidValue, MethodNotAllowed
@@ -35,12 +36,24 @@ class Request:
 Handler = Callable[[Request], Awaitable[Reply]]
 
 
+class Guard(Enum):
+    """What a route asks of its callers, where the server asks anything at all."""
+
+    NONE = 0
+    """Nothing."""
+    KEY = 1
+    """An API key; the request belongs to no tenant."""
+    TENANT = 2
+    """An API key, and the tenant that the request is for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """One path and what its methods do; `{}` in the path takes one segment, encoded slashes included."""
 
     path: str
     methods: Mapping[str, Handler]
+    guard: Guard = Guard.TENANT
 
     def match(self, raw_path: bytes) -> tuple[str, ...] | None:
         """The placeholders' values, or None.

@@ -165,7 +165,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def run(
-    app_factory: Callable[[], ASGIApp],
+    app_factory: Callable[[int], ASGIApp],
     *,
     host: str,
     port: int,
@@ -180,7 +180,7 @@ def run(
     exist yet.
 
     Args:
-        app_factory: Builds the application, once in each serving process.
+        app_factory: Builds the application, once in each serving process; is told that worker's number, from 0.
         host: Where to listen.
         port: 0 picks a free one.
         workers: Number of serving processes.
@@ -202,12 +202,12 @@ def run(
             on_ready(str(address[0]), int(address[1]))
 
     if workers == 1:
-        server = Server(app_factory(), limits=limits, grace_s=grace_s, on_started=announce)
+        server = Server(app_factory(0), limits=limits, grace_s=grace_s, on_started=announce)
         return _serve(server, sock)
 
     def work(worker: Worker) -> int:
         server = Server(
-            app_factory(),
+            app_factory(worker.number),
             limits=limits,
             grace_s=grace_s,
             on_started=worker.tell_ready,

@@ -5,6 +5,7 @@ from typing import Any
 from mediagate.core.errors import InvalidValue
 from mediagate.core.expiry import MAX_EXPIRES_AFTER_S, MIN_EXPIRES_AFTER_S, Lifetime
 from mediagate.core.files import FileId, FileObject, Purpose
+from mediagate.core.uploads import Part, Upload, UploadStatus
 from mediagate.index.driver import Order, Page
 
 MAX_LIST_LIMIT = 10_000
@@ -45,6 +46,36 @@ def page_json(page: Page) -> dict[str, Any]:
 def deleted_json(file_id: FileId) -> dict[str, Any]:
     """OpenAI's `DeleteFileResponse`."""
     return {"id": file_id, "object": "file", "deleted": True}
+
+
+def upload_json(
+    upload: Upload, status: UploadStatus, *, file: FileObject | None = None
+) -> dict[str, Any]:
+    """OpenAI's `Upload`; `file` is left out until it is completed, and when the file is gone again."""
+    body: dict[str, Any] = {
+        "id": upload.id,
+        "object": "upload",
+        "bytes": upload.size_bytes,
+        "created_at": upload.created_at,
+        "expires_at": upload.expires_at,
+        "filename": upload.filename,
+        "purpose": str(upload.purpose),
+        "status": status.name.lower(),
+    }
+    if file is not None:
+        body["file"] = file_json(file)
+    return body
+
+
+def part_json(part: Part) -> dict[str, Any]:
+    """OpenAI's `UploadPart`, with `bytes` beside its own fields."""
+    return {
+        "id": part.id,
+        "object": "upload.part",
+        "created_at": part.created_at,
+        "upload_id": part.upload_id,
+        "bytes": part.size_bytes,
+    }
 
 
 def parse_purpose(text: str | None) -> Purpose:

@@ -32,9 +32,14 @@ logger = logging.getLogger(__name__)
 
 
 class Worker:
-    """A worker's ends of the pipes."""
+    """A worker's ends of the pipes.
 
-    def __init__(self, *, control: int, ready: int) -> None:
+    Attributes:
+        number: From 0, and its own among those that live; a worker that replaces a dead one takes over its number.
+    """
+
+    def __init__(self, *, number: int, control: int, ready: int) -> None:
+        self.number = number
         self._control = control
         self._ready = ready
 
@@ -61,6 +66,7 @@ class Worker:
 
 @dataclass(slots=True)
 class _Child:
+    number: int
     control: int
     started_at: float
 
@@ -114,6 +120,8 @@ class Supervisor:
         return self._signals > 0
 
     def _fork(self) -> None:
+        taken = {child.number for child in self._children.values()}
+        free = next(n for n in range(self._workers) if n not in taken)
         control_read, control_write = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -123,7 +131,7 @@ class Supervisor:
         if pid:
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
             os.close(control_read)
-            self._children[pid] = _Child(control=control_write, started_at=time.monotonic())
+            self._children[pid] = _Child(free, control_write, started_at=time.monotonic())
             return
         # The siblings' pipes must not stay open here, or they would not notice that the parent died.
         for fd in (control_write, self._ready_read, *(c.control for c in self._children.values())):
@@ -135,7 +143,7 @@ class Supervisor:
             for number in (signal.SIGTERM, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
-            status = self._work(Worker(control=control_read, ready=self._ready_write))
+            status = self._work(Worker(number=free, control=control_read, ready=self._ready_write))
         except BaseException:
             logger.exception("A worker failed")
         finally:

@@ -104,6 +104,7 @@ def test_config_show_tells_values_and_origins_and_masks_secrets(
     assert " ".join(rows["api_key"].split()) == "******** environment (MEDIAGATE_API_KEY)"
     assert " ".join(rows["workers"].split()) == f"3 file (workers in {config_file})"
     assert " ".join(rows["max_json_mb"].split()) == "64 MiB default"
+    assert " ".join(rows["file_upload_scope_max_gb"].split()) == "none default"
 
 
 @pytest.mark.parametrize(

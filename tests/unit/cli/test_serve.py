@@ -34,8 +34,25 @@ from mediagate.config import Config
             "0.0.0.0",  # noqa: S104
             "mediagate: ready at http://0.0.0.0:8080; the built-in inspector answers",
         ),
+        (
+            Config.model_validate({"file_upload_dir": "/srv", "api_key_file": "/etc/keys.toml"}),
+            "0.0.0.0",  # noqa: S104
+            "mediagate: ready at http://0.0.0.0:8080; the built-in inspector answers; one tenant may fill the store, "
+            "as there is no --file-upload-scope-max-gb",
+        ),
+        (
+            Config.model_validate(
+                {
+                    "file_upload_dir": "/srv",
+                    "file_upload_scope_header": "X-Tenant",
+                    "file_upload_scope_max_gb": 1,
+                }
+            ),
+            "127.0.0.1",
+            "mediagate: ready at http://127.0.0.1:8080; the built-in inspector answers",
+        ),
     ],
-    ids=["plain", "upstream", "open", "keyed"],
+    ids=["plain", "upstream", "open", "keyed", "tenants", "ceilings"],
 )
 def test_ready_line_tells_what_one_must_know(config: Config, host: str, line: str) -> None:
     assert ready_line(config, host, 8080) == line

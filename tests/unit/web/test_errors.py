@@ -58,14 +58,21 @@ def test_headers_too_large_is_not_merely_too_large() -> None:
     assert status_of(errors.HeadersTooLarge("x")) == 431
 
 
-def test_what_would_be_sent_again_in_vain_says_so() -> None:
-    """H93, H94."""
-    _, full, _ = render(errors.InsufficientStorage("x"))
-    _, busy, _ = render(errors.NoSlot("x", retry_after_s=2))
+@pytest.mark.parametrize("cls", LEAVES)
+def test_what_the_official_clients_would_send_again_says_whether_that_helps(
+    cls: type[MediagateError],
+) -> None:
+    """H93, H94: they retry 408, 409, 429 and every 5xx; a 503 tells when to come again."""
+    status, headers, _ = render(example(cls))
 
-    assert (b"x-should-retry", b"false") in full
-    assert (b"retry-after", b"2") in busy
-    assert b"x-should-retry" not in dict(busy)
+    told = dict(headers)
+    if status in {408, 501, 507}:
+        assert told[b"x-should-retry"] == b"false"
+    else:
+        assert b"x-should-retry" not in told
+    assert (b"retry-after" in told) == (status in {429, 503})
+    if b"retry-after" in told:
+        assert 1 <= int(told[b"retry-after"]) <= 120
 
 
 def test_a_librarys_text_never_reaches_a_client() -> None:

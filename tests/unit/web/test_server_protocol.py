@@ -420,6 +420,7 @@ async def test_reading_stops_while_nobody_takes_the_body() -> None:
     async def wait(scope: Scope, receive: Receive, send: Send) -> None:
         await go_on.wait()
         sizes.append(len((await receive())["body"]))
+        await receive()  # the rest, which never comes
 
     wire = Wire(wait)
 
