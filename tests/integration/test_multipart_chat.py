@@ -363,7 +363,8 @@ def test_responses_take_forms_too(
         "data:image/png;base64,"
         + base64.b64encode((place / "red picture.png").read_bytes()).decode()
     )
-    assert item["content"] == [text, {"type": "input_image", "image_url": uri}]
+    detail = {} if is_named else {"detail": "auto"}
+    assert item["content"] == [text, {"type": "input_image", "image_url": uri, **detail}]
 
 
 def test_responses_have_no_part_for_a_video_that_nothing_names(

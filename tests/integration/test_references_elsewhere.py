@@ -123,6 +123,8 @@ def test_images_of_responses_arrive_wherever_they_are_named(
     assert answer.status == 200
     named, by_id = f'"{uri(media["image"])}"', f'"file_id": "{file_id}"'
     expected = raw.replace(f'{by_id}, "image_url": null', f'"file_id": null, "image_url": {named}')
+    file_by_id = f'"filename": "a.jpg", {by_id}'
+    expected = expected.replace(file_by_id, f'{file_by_id},"detail":"auto"')
     expected = expected.replace(by_id, f'"image_url": {named}').replace("input_file", "input_image")
     expected = expected.replace(f'"vllm-file://{file_id}"', named)
     assert sent(upstream).decode() == expected

@@ -110,8 +110,9 @@ def _chat_part(file_id: FileId, _kind: MediaKind) -> bytes:
 
 
 def _responses_part(file_id: FileId, kind: MediaKind) -> bytes:
-    name = b"input_image" if kind is MediaKind.IMAGE else b"input_file"
-    return b'{"type":"%b","file_id":"%b"}' % (name, file_id.encode())
+    if kind is MediaKind.IMAGE:  # vLLM, SGLang and LMDeploy take none without a detail
+        return b'{"type":"input_image","file_id":"%b","detail":"auto"}' % file_id.encode()
+    return b'{"type":"input_file","file_id":"%b"}' % file_id.encode()
 
 
 CHAT = Conversation("messages", b"text", wraps_text=False, part=_chat_part)

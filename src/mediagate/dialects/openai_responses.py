@@ -1,7 +1,7 @@
 """Responses: the same objects in messages, in shorthand ones, in earlier items and in what tools returned.
 
     {"type": "input_image", "file_id": …}             its image_url becomes the media, a plain string here
-    {"type": "input_file", "file_id": …}              becomes an input_image
+    {"type": "input_file", "file_id": …}              becomes an input_image, with a detail
     {"type": "computer_screenshot", "file_id": …}     as an input_image
 
 Only images: an `input_file` is an error in vLLM and llama-server, and nothing in the others. Servers that read the
@@ -54,7 +54,16 @@ def _file(part: dict[str, Any], path: Path) -> MediaField | None:
     if field is None:
         return None
     becomes = Edit((*path, "type"), Place.VALUE, (b'"input_image"',))
-    return replace(field, edits=(becomes, *field.edits))
+    return replace(field, edits=(becomes, *field.edits, *_detail(part, path)))
+
+
+def _detail(part: dict[str, Any], path: Path) -> tuple[Edit, ...]:
+    """What an `input_image` must have (vLLM, SGLang and LMDeploy refuse it otherwise) and an `input_file` need not."""
+    if part.get("detail") is not None:
+        return ()
+    if "detail" in part:
+        return (Edit((*path, "detail"), Place.VALUE, (b'"auto"',)),)
+    return (Edit((*path, "file_id"), Place.AFTER, (b',"detail":"auto"',)),)
 
 
 _WALL = Wall(

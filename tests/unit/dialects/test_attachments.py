@@ -184,7 +184,7 @@ def test_file_goes_to_the_last_user_item_of_responses() -> None:
 
     body = json.loads(with_ids({"input": items}, PICTURE, conversation=RESPONSES))
 
-    added = {"type": "input_image", "file_id": PICTURE.file_id}
+    added = {"type": "input_image", "file_id": PICTURE.file_id, "detail": "auto"}
     assert body["input"][1]["content"] == [{"type": "input_text", "text": "b"}, added]
 
 

@@ -91,8 +91,29 @@ def test_a_file_by_id_becomes_an_image(place: str) -> None:
         "type": "input_image",
         "filename": "a.png",
         "image_url": "<media>",
+        "detail": "auto",
         "file_data": None,
     }
+
+
+@every_place
+@pytest.mark.parametrize("own", [{}, {"detail": None}])
+@pytest.mark.parametrize("beside", [{}, {"image_url": None}])
+def test_an_image_that_was_a_file_has_the_detail_that_engines_ask_for(
+    place: str, own: dict[str, Any], beside: dict[str, Any]
+) -> None:
+    """H75: vLLM, SGLang and LMDeploy check it with OpenAI's own types, where an input_image must have one."""
+    body = within(place, {"type": "input_file", "file_id": ID, **beside, **own})
+
+    assert part_of(place, edited(body, find(body)))["detail"] == "auto"
+
+
+@every_place
+def test_an_image_that_was_a_file_keeps_its_detail(place: str) -> None:
+    """H81."""
+    body = within(place, {"type": "input_file", "file_id": ID, "detail": "high"})
+
+    assert part_of(place, edited(body, find(body)))["detail"] == "high"
 
 
 def test_a_screenshot_by_id_gets_its_url() -> None:

@@ -635,7 +635,12 @@ async def test_an_image_of_responses_gets_its_url(executor: Executor) -> None:
     body = await bench.body(json.dumps({"input": [output]}).encode())
 
     assert json.loads(body)["input"][0]["output"] == [
-        {"type": "input_image", "image_url": data_uri(IMAGE), "filename": "a.png"}
+        {
+            "type": "input_image",
+            "image_url": data_uri(IMAGE),
+            "detail": "auto",
+            "filename": "a.png",
+        }
     ]
 
 
