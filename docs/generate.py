@@ -103,7 +103,8 @@ def cli_page() -> str:
         "`upload`, `files` and `chat` are clients: they talk HTTP to any server with this Files API.",
         f"They find it by `--server` or `{SERVER_ENV}` (default `{DEFAULT_SERVER}`),",
         f"and send the key of `--api-key` or `{API_KEY_ENV}`.",
-        "`MEDIAGATE_API_KEY` is not read by them: it holds the keys that `serve` accepts.\n",
+        "`MEDIAGATE_API_KEY` is not read by them: it holds the keys that `serve` accepts.",
+        "Where a header names the tenant and no gateway in front sets it, `-H 'X-Scope: team-a'` does.\n",
     ]
     for title, parser in _commands(build_parser()):
         lines += [f"## {title}\n", f"{parser.description}\n"]

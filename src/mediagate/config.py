@@ -322,9 +322,8 @@ class Config(BaseModel):
     file_upload_scope_max_gb: Annotated[
         Finite | None, Outside(group=Group.TENANTS, metavar="GB", unit="GiB", unset="none")
     ] = None
-    """What one tenant may keep. Whoever needs space, be it for this ceiling or for that of the whole store, loses files
-    of its own, the least recently used first, and never another's: who finds the store full of others' files gets 507.
-    That cannot happen where the ceilings of all tenants together fit `file_upload_max_total_gb`."""
+    """What one tenant may keep; beyond it, its own least recently used files are evicted. Without it one tenant may
+    fill the store, and others then get 507: nobody's upload evicts another tenant's files."""
 
     file_upload_scope_max_files: Annotated[
         PositiveInt | None, Outside(group=Group.TENANTS, metavar="N", unset="none")
@@ -424,7 +423,7 @@ class Config(BaseModel):
             raise _contradiction("there is no upstream to fetch a URL", "delivery", "upstream")
         if self.trusted_proxy and self.file_upload_scope_header is None:
             raise _contradiction(
-                "trusted proxies, and no header that they set",
+                "trusted to set a header, and none is named",
                 "trusted_proxy",
                 "file_upload_scope_header",
             )

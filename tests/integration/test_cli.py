@@ -165,6 +165,23 @@ def test_file_is_uploaded_shown_listed_fetched_and_deleted(
     assert gone.err.count("\n") == 1
 
 
+def test_header_names_the_tenant_in_every_command(clip: Path, tmp_path: Path) -> None:
+    alice, bob = ("-H", "X-Scope: alice"), ("--header", "X-Scope:bob")
+    flags = ("--file-upload-scope-header", "X-Scope", "--file-upload-dir", str(tmp_path / "store"))
+
+    with serving(*flags) as served:
+        file_id = upload(served, clip, *alice)
+        asked = mediagate(served, "chat", "What is it?", "--file", file_id, *alice)
+        listed_by_bob = mediagate(served, "files", "list", *bob)
+        shown_to_nobody = mediagate(served, "files", "show", file_id)
+        deleted = mediagate(served, "files", "delete", file_id, *alice)
+
+    assert "video/mp4" in asked.out.decode()
+    assert (listed_by_bob.status, file_id in listed_by_bob.out.decode()) == (0, False)
+    assert shown_to_nobody.err == "mediagate: Scope header 'X-Scope' is required. (400)\n"
+    assert (deleted.status, deleted.lines) == (0, [file_id])
+
+
 def test_download_that_fails_leaves_no_file(gateway: Served, tmp_path: Path) -> None:
     done = mediagate(gateway, "files", "get", f"file-{'0' * 32}", "-o", tmp_path / "none.mp4")
 

@@ -135,6 +135,8 @@ def check(expected: str, printed: str) -> None:
         "README.md",
         "docs/tutorials/first-upload.md",
         "docs/how-to/send-a-file-with-the-question.md",
+        "docs/how-to/upload-in-parts.md",
+        "docs/how-to/watch-it.md",
         "docs/how-to/keep-files-across-restarts.md",
         "docs/how-to/limit-what-clients-may-upload.md",
     ],

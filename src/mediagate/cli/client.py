@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -25,6 +25,7 @@ class Client:
     Args:
         server: Its URL, with or without `/v1`.
         api_key: Bearer key to send, if any.
+        headers: To send too.
         transport: What carries the requests; the network, unless a test says otherwise.
 
     Raises from every method:
@@ -32,17 +33,22 @@ class Client:
     """
 
     def __init__(
-        self, *, server: str, api_key: str | None, transport: httpx2.BaseTransport | None = None
+        self,
+        *,
+        server: str,
+        api_key: str | None,
+        headers: Mapping[str, str] | None = None,
+        transport: httpx2.BaseTransport | None = None,
     ) -> None:
         parts = urlsplit(server)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise CommandFailed(f"--server: {printable(server)} is no http:// or https:// URL")
         self._server = server.rstrip("/").removesuffix("/v1").rstrip("/")
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        own = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         try:
             self._http = httpx2.Client(
                 base_url=self._server,
-                headers=headers,
+                headers={**own, **(headers or {})},
                 timeout=httpx2.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
                 transport=transport,
                 trust_env=not is_loopback(parts.hostname),  # no proxy reaches our own loopback

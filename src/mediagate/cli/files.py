@@ -1,6 +1,7 @@
 """`mediagate files`: what is stored on the server."""
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -57,9 +58,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run_list(arguments: argparse.Namespace) -> int:
     """Print the listing as it comes."""
     with connect(arguments) as client:
+        files = client.files()
+        first = tuple(itertools.islice(files, 1))  # no heading over what is refused
         if not arguments.json:
             print(ROW.format(*COLUMNS))
-        for file in client.files():
+        for file in itertools.chain(first, files):
             print(json.dumps(file) if arguments.json else ROW.format(*_cells(file)))
     return 0
 

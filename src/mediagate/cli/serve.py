@@ -132,5 +132,11 @@ def _check_extras(resolved: Resolved) -> None:
 
 
 def _log_to_stderr() -> None:
-    logging.basicConfig(format=LOG_FORMAT, level=logging.WARNING)
+    from mediagate.observe.stderr import LogStream  # late, as all of `run`
+
+    # Where it was closed (`2>&-`), the first file to be opened would take its number, and every line of the logs.
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+    logging.basicConfig(format=LOG_FORMAT, level=logging.WARNING, stream=LogStream())
     logging.getLogger("mediagate").setLevel(logging.INFO)

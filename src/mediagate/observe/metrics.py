@@ -94,7 +94,7 @@ RECEIVED_BYTES = Metric(
 RECEIVE_SECONDS = Metric(
     "mediagate_receive_seconds",
     Kind.HISTOGRAM,
-    "How long it took to receive a file, from its first byte until it was durable.",
+    "How long it took to receive a file, from its first byte (of an Upload: its creation) until it was durable.",
 )
 RECEIVES_IN_FLIGHT = Metric(
     "mediagate_receives_in_flight",

@@ -46,6 +46,12 @@ _HEAD_CHARS = HEAD_BYTES // 3 * 4 + 4
 _PDF = b"%PDF-"
 """A document may be sent in base64 where no media is asked for; it is none of ours, and no path."""
 
+_NOUNS: Mapping[MediaKind | None, str] = {
+    MediaKind.IMAGE: "an image",
+    MediaKind.AUDIO: "audio",
+    MediaKind.VIDEO: "a video",
+}
+
 _FORMATS = {"audio/mpeg": "mp3", "audio/mp4": "m4a", "audio/x-matroska": "mka"}
 """OpenAI's names for audio formats where they differ from the subtype."""
 
@@ -255,7 +261,7 @@ def _check_base64(field: MediaField, text: str) -> None:
 
 
 def _mismatch(field: MediaField, kind: MediaKind) -> MediaKindMismatch:
-    message = f"This takes {field.kind}, but it is {kind}. {field.hint}"
+    message = f"This takes {_NOUNS[field.kind]}, but it got {_NOUNS[kind]}. {field.hint}"
     return MediaKindMismatch(message.rstrip(), param=field.param)
 
 

@@ -155,6 +155,17 @@ def test_chat_about_what_is_neither_file_nor_id_asks_nobody(
     assert "file-123: no such file, and no file id" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "header", ["X-Scope", "X Scope: a", "X-Scope:", "X-Scope: \xe4", "X-Scope: a\nX-Other: b"]
+)
+def test_what_is_no_header_is_wrong_usage(header: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["files", "list", "-H", header])
+
+    assert ended.value.code == 2
+    assert "not a header, such as 'X-Scope: team-a'" in capsys.readouterr().err
+
+
 def test_committed_reference_pages_are_what_the_code_says() -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "docs" / "generate.py", "--check"],
