@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
@@ -30,9 +30,10 @@ from mediagate.index.sql import SqlIndex
 from mediagate.media.libmagic import LibmagicOpinion, decide
 from mediagate.media.probe import Prober
 from mediagate.media.sniff import MEDIA_TYPES, sniff
-from mediagate.observe.audit import AuditLog, LineFile, write_to_stderr
+from mediagate.observe.audit import AuditLog, LineFile
 from mediagate.observe.logs import log_access
 from mediagate.observe.metrics import Board, Metrics
+from mediagate.observe.stderr import write_to_stderr
 from mediagate.operations.claims import Claims
 from mediagate.operations.deliver import (
     Delivery,
@@ -63,6 +64,7 @@ from mediagate.web.media import MediaApi
 from mediagate.web.metrics import MetricsApi
 from mediagate.web.openapi import OpenApi
 from mediagate.web.openapi_operations import inspector_answers, upstream_answers
+from mediagate.web.routing import Route
 from mediagate.web.scope_header import ScopeHeader
 from mediagate.web.uploads import UploadsApi
 
@@ -207,62 +209,21 @@ async def _build(
     stack.callback(executor.close)
     store = await _open_store(config, directory, executor, metrics, stack)
     handles = Handles()
-    upstream: ASGIApp
-    salts = None
-    routes = list(Health(files=store.files).routes())
-    numbers = MetricsApi(files=store.files, metrics=metrics, quota_bytes=config.max_total_bytes)
-    routes += numbers.routes()
-    if config.upstream_root is None:
-        upstream = _inspector(config, directory, store, handles, executor)
-    else:
-        upstream = proxy = await _proxy(config, config.upstream_root, store.observer, stack)
-        salts = _cache_salts(config, store, proxy)
+    proxy = None
+    if config.upstream_root is not None:
+        proxy = await _proxy(config, config.upstream_root, store.observer, stack)
+    upstream: ASGIApp = proxy or _inspector(config, directory, store, handles, executor)
+    routes = [
+        *Health(files=store.files).routes(),
+        *MetricsApi(
+            files=store.files, metrics=metrics, quota_bytes=config.max_total_bytes
+        ).routes(),
+    ]
     if config.enable_file_uploads:
-        api = FilesApi(
-            files=store.files,
-            receiver=store.receiver,
-            max_expires_after_s=config.file_upload_max_ttl_seconds,
-            listing_refused_by=config.listing_refused_by,
-        )
-        routes += api.routes()
-        routes += UploadsApi(
-            uploads=store.uploads,
-            executor=executor,
-            max_expires_after_s=config.file_upload_max_ttl_seconds,
-        ).routes()
-        if config.delivers_urls:
-            media = LeasedMedia(index=store.index, open_blob=store.open_blob, key=store.key)
-            routes += MediaApi(media=media).routes()
-        upstream = Gateway(
-            upstream=upstream,
-            resolver=Resolver(
-                holder=store.claims,
-                deliver=_delivery(config, store, handles),
-                executor=executor,
-                observer=store.observer,
-            ),
-            open_blob=store.open_blob,
-            max_json_bytes=config.max_json_bytes,
-            patience=patience,
-            salts=salts,
-        )
-        upstream = MultipartRequests(
-            upstream,
-            receiver=store.receiver,
-            files=store.files,
-            holder=store.claims,
-            executor=executor,
-            max_payload_bytes=config.max_json_bytes,
-            max_lifetime_s=config.file_upload_max_ttl_seconds,
-            patience=patience,
-        )
-        routes += OpenApi(
-            routes=routes,
-            answered=inspector_answers() if config.upstream_root is None else upstream_answers(),
-            has_keys=config.has_keys,
-            scope_header=config.file_upload_scope_header,
-            keys_have_scopes=config.api_key_file is not None,
-        ).routes()
+        routes += _files_routes(config, store, executor)
+        routes += _openapi(config, routes).routes()
+        salts = None if proxy is None else _cache_salts(config, store, proxy)
+        upstream = _reading(config, upstream, store, handles, executor, patience, salts)
     web: ASGIApp = WebApp(
         routes=routes,
         authenticator=Authenticator(keys=keys, scope_header=_scope_header(config)),
@@ -272,6 +233,68 @@ async def _build(
     if config.enable_file_uploads:
         web = ForeignDialects(web)
     return Edge(web, observer=store.observer)
+
+
+def _files_routes(config: Config, store: _Store, executor: Executor) -> Iterator[Route]:
+    """What is answered about files."""
+    longest_s = config.file_upload_max_ttl_seconds
+    yield from FilesApi(
+        files=store.files,
+        receiver=store.receiver,
+        max_expires_after_s=longest_s,
+        listing_refused_by=config.listing_refused_by,
+    ).routes()
+    yield from UploadsApi(
+        uploads=store.uploads, executor=executor, max_expires_after_s=longest_s
+    ).routes()
+    if config.delivers_urls:
+        media = LeasedMedia(index=store.index, open_blob=store.open_blob, key=store.key)
+        yield from MediaApi(media=media).routes()
+
+
+def _openapi(config: Config, routes: Sequence[Route]) -> OpenApi:
+    return OpenApi(
+        routes=routes,
+        answered=inspector_answers() if config.upstream_root is None else upstream_answers(),
+        has_keys=config.has_keys,
+        scope_header=config.file_upload_scope_header,
+        keys_have_scopes=config.api_key_file is not None,
+    )
+
+
+def _reading(
+    config: Config,
+    upstream: ASGIApp,
+    store: _Store,
+    handles: Handles,
+    executor: Executor,
+    patience: Patience,
+    salts: CacheSalts | None,
+) -> ASGIApp:
+    """What reads requests on their way to `upstream`."""
+    gateway = Gateway(
+        upstream=upstream,
+        resolver=Resolver(
+            holder=store.claims,
+            deliver=_delivery(config, store, handles),
+            executor=executor,
+            observer=store.observer,
+        ),
+        open_blob=store.open_blob,
+        max_json_bytes=config.max_json_bytes,
+        patience=patience,
+        salts=salts,
+    )
+    return MultipartRequests(
+        gateway,
+        receiver=store.receiver,
+        files=store.files,
+        holder=store.claims,
+        executor=executor,
+        max_payload_bytes=config.max_json_bytes,
+        max_lifetime_s=config.file_upload_max_ttl_seconds,
+        patience=patience,
+    )
 
 
 async def _open_store(

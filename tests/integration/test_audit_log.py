@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import fcntl
 import json
 import re
 import sqlite3
@@ -390,6 +391,34 @@ def test_log_on_a_full_disk_fails_no_request(tmp_path: Path) -> None:
 
     assert log.count("the audit log cannot be written") == 1
     assert "Traceback" not in log
+
+
+def test_log_that_nobody_reads_stops_no_request_and_no_end(tmp_path: Path) -> None:
+    """H97: standard error is a pipe that is full."""
+    command = [servers.MEDIAGATE, "serve", "--port", "0", "--file-upload-dir", str(tmp_path / "s")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.stderr is not None
+            fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)
+            port = int(re.findall(rb"http://127.0.0.1:(\d+)", process.stderr.readline())[0])
+            answers = [servers.request_at("127.0.0.1", port, "GET", "/v1/files") for _ in range(50)]
+            process.terminate()
+            status = process.wait(servers.TIMEOUT_S)
+        finally:
+            process.kill()
+
+    assert [answer.status for answer in answers] == [200] * 50
+    assert status == 0
+
+
+def test_log_goes_nowhere_where_standard_error_is_closed(tmp_path: Path) -> None:
+    """H97: and not into the file that was opened in its place."""
+    closing = ("sh", "-c", 'exec "$0" "$@" 2>&-', servers.MEDIAGATE, "serve")
+    with servers.serving(command=closing, store=tmp_path) as server:
+        servers.upload(server, PNG)
+        marker = (tmp_path / ".mediagate-store").read_text()
+
+    assert json.loads(marker)["temporary"] is False
 
 
 def test_log_may_be_off(tmp_path: Path) -> None:

@@ -298,6 +298,17 @@ def test_anothers_file_is_answered_as_one_that_never_was(
     assert alice.has(file_id)
 
 
+@pytest.mark.parametrize(
+    "target",
+    ["//v1/files", "/v1/%66iles", "/v1/x/../files", f"/v1/files/{UNKNOWN}/", "/V1/Uploads/"],
+)
+def test_files_of_the_upstream_are_nobodys(alice: Tenant, upstream: Upstream, target: str) -> None:
+    """H67, H95: it knows no tenants, so no spelling of the path leads to a Files API that it may have."""
+    for method in ("GET", "PUT"):
+        assert alice.request(method, target, PNG).code == (404, "route_not_found")
+    assert upstream.server.received == []
+
+
 def test_listing_has_ones_own_files_only(alice: Tenant, bob: Tenant) -> None:
     """H67."""
     of_alice = [alice.upload() for _ in range(2)]

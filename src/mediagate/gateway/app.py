@@ -3,8 +3,14 @@
 import asyncio
 from collections.abc import AsyncGenerator
 
+from mediagate.core.errors import RouteNotFound
 from mediagate.gateway.engine import CacheSalts
-from mediagate.gateway.media_endpoints import body_too_large, check_encoding, media_dialect
+from mediagate.gateway.media_endpoints import (
+    body_too_large,
+    check_encoding,
+    is_files_api,
+    media_dialect,
+)
 from mediagate.operations.deliver import OpenBlob, stream
 from mediagate.operations.resolve import Resolved, Resolver, Salt
 from mediagate.web.asgi import ASGIApp, Headers, Message, Receive, Scope, Send, unless_gone
@@ -44,6 +50,9 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        if is_files_api(scope["raw_path"]):
+            # The upstream may have files of its own, and those know no tenants.
+            raise RouteNotFound("There is nothing here. Files are at /v1/files, spelt like that.")
         dialect = media_dialect(scope["method"], scope["raw_path"])
         if dialect is None:
             await self._upstream(scope, receive, send)

@@ -48,6 +48,15 @@ _CONVERSATIONS: dict[tuple[str, ...], Conversation] = {
 """Last path segments; any prefix may be before them, no suffix behind."""
 
 
+_FILES = frozenset({("v1", "files"), ("v1", "uploads")})
+"""First path segments."""
+
+
+def is_files_api(raw_path: bytes) -> bool:
+    """Whether any server might take the path for one of the Files or the Uploads API, which are answered here."""
+    return any(segments[:2] in _FILES for segments in _readings(raw_path))
+
+
 def media_dialect(method: str, raw_path: bytes) -> Dialect | None:
     """How to read the body of a request, or None: it is not read.
 

@@ -88,7 +88,7 @@ class AuditLog:
         self._key = key
         self._write = write
         self._clock = clock
-        self._is_failing = False
+        self._lost = 0
 
     def __call__(self, event: Event) -> None:
         """Write down what happened, if it is an operation on files."""
@@ -129,18 +129,14 @@ class AuditLog:
         try:
             self._write(line)
         except OSError as error:
-            if not self._is_failing:  # once, or a full disk would fill the other log too
+            if not self._lost:  # once, or a full disk would fill the other log too
                 logger.warning("the audit log cannot be written, its lines are lost: %s", error)
-            self._is_failing = True
+            self._lost += 1
         else:
-            if self._is_failing:
-                logger.warning("the audit log is being written again")
-            self._is_failing = False
-
-
-def write_to_stderr(line: bytes) -> None:
-    """Write one line to standard error."""
-    os.write(2, line)
+            if self._lost:
+                message = "the audit log is being written again; lines that were lost: %d"
+                logger.warning(message, self._lost)
+            self._lost = 0
 
 
 class LineFile:
@@ -163,7 +159,8 @@ class LineFile:
 
     def _open(self) -> int:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        return os.open(self._path, flags, 0o640)
+        # Only a pipe heeds O_NONBLOCK: nobody waits until its reader comes, or makes room.
+        return os.open(self._path, flags | os.O_NONBLOCK, 0o640)
 
     def write(self, line: bytes) -> None:
         """Append one line.

@@ -109,10 +109,13 @@ def _content(file: Path) -> bytes:
     try:
         # A pipe would have nothing to say the second time, and would keep everybody waiting for it.
         fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as opened:  # noqa: PTH123 - a descriptor, no path
+        try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise KeyFileError("is no file that can be read again")
-            return opened.read()
+            with open(fd, "rb", closefd=False) as opened:
+                return opened.read()
+        finally:
+            os.close(fd)
     except OSError as error:
         raise KeyFileError(f"cannot be read: {error.strerror}") from None
 
@@ -124,4 +127,6 @@ def _parsed(raw: bytes) -> dict[str, Scope]:
         # Only the place: what stands there may be a key.
         place = _PLACE.search(str(error))
         raise KeyFileError(f"is no TOML{place[0] if place else ''}") from None
+    except RecursionError:
+        raise KeyFileError("is nested too deeply") from None
     return parse_keys(content)

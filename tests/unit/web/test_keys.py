@@ -178,7 +178,9 @@ def test_same_mistake_made_again_is_logged_again(
     assert len([r for r in caplog.records if r.levelno == logging.ERROR]) == 2
 
 
-@pytest.mark.parametrize("bad", ["", "[scopes", "\xff", "[scopes]\na = ['one']"])
+@pytest.mark.parametrize(
+    "bad", ["", "[scopes", "\xff", "[scopes]\na = ['one']", "[scopes]\na = " + "[" * 9999]
+)
 def test_file_that_is_wrong_at_the_start_is_an_error(tmp_path: Path, bad: str) -> None:
     path = tmp_path / "keys.toml"
     path.write_text(bad, encoding="latin-1")
@@ -194,3 +196,16 @@ def test_what_cannot_be_read_again_is_no_key_file(tmp_path: Path) -> None:
     for path in (tmp_path / "pipe", tmp_path, tmp_path / "missing"):
         with pytest.raises(KeyFileError):
             Keys(file=path)
+
+
+def test_looking_again_costs_no_descriptor(file: KeyFile) -> None:
+    """A directory in its place can be opened, and not be read."""
+    file.path.unlink()
+    file.path.mkdir()
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+    for _ in range(3):
+        file.wait()
+        assert file.keys.scope_of(bearer("ka")) == "a"
+
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
