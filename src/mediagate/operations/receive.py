@@ -186,8 +186,8 @@ class Receiver:
                 )
             await complete(self._remover.remove_all())
             return True
-        own = await self.index.usage(scope)
         store = await self.index.usage()
+        own = await self.index.usage(scope)
         if not self.limits.quota.leaves_room(size_bytes, own=own, store=store):
             return False
         victim = await self.index.evict(scope=scope, now=self.clock())
@@ -250,10 +250,13 @@ class Space:
         if await index.reserve(self._row_id, step, quota=quota):
             self._held_bytes += step
             return
+        has_hope = True
         while not await index.reserve(self._row_id, needed, quota=quota):
-            known = max(self._beside_bytes + self._held_bytes + needed, self._at_least)
-            if not await self._receiver.make_room(self._scope, size_bytes=known):
+            if not has_hope:
                 raise no_room()
+            known = max(self._beside_bytes + self._held_bytes + needed, self._at_least)
+            # Where there was nothing to remove, others may have removed it just now: space is asked for once more.
+            has_hope = await self._receiver.make_room(self._scope, size_bytes=known)
         self._held_bytes += needed
 
 

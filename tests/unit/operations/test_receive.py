@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from mediagate.core.events import FileEvicted, FileExpired, FileReceived
 from mediagate.core.expiry import Lifetime
 from mediagate.core.files import FileId, FileObject, Purpose
 from mediagate.core.scopes import DEFAULT_SCOPE, Scope
-from mediagate.index.driver import IndexBusyError, IndexFullError
+from mediagate.index.driver import IndexBusyError, IndexFullError, Removal
 from stores import PNG, Clock
 
 MIB = 1024**2
@@ -214,6 +215,26 @@ async def test_what_another_has_evicted_and_not_yet_removed_makes_room(tmp_path:
         victim = await store.receive(PNG.ljust(MIB, b"\0"))
         await store.index.evict(scope=DEFAULT_SCOPE, now=clock())
 
+        file = await store.receive(PNG.ljust(2 * MIB, b"\0"))
+
+        assert store.on_disk() == [file.blob] != [victim.blob]
+
+
+async def test_what_another_has_removed_at_the_last_moment_makes_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """H61: between the question for a victim and its answer, another has removed the last one."""
+    clock = Clock()
+    async with stores.opened(tmp_path, clock, store_bytes=2 * MIB) as store:
+        victim = await store.receive(PNG.ljust(MIB, b"\0"))
+        await store.index.evict(scope=DEFAULT_SCOPE, now=clock())
+        removable = store.index.removable
+
+        async def after_another(*, now: float, limit: int) -> Sequence[Removal]:
+            await store.remover.remove(await removable(now=now, limit=limit))
+            return await removable(now=now, limit=limit)
+
+        monkeypatch.setattr(store.index, "removable", after_another)
         file = await store.receive(PNG.ljust(2 * MIB, b"\0"))
 
         assert store.on_disk() == [file.blob] != [victim.blob]
