@@ -121,7 +121,11 @@ class BlobTrunk(Protocol):
         """As `BlobWriter.commit`; `cut` makes the blob unfinished again."""
 
     async def close(self) -> None:
-        """Let others go on with it. What was not kept may remain, until they `cut`. Safe to call more than once."""
+        """Let others go on with it. What was not kept may remain, until they `cut`. Safe to call more than once.
+
+        An unfinished blob without a byte is removed: of one that was deleted meanwhile, and so begun anew, nothing
+        is left that nobody looks for.
+        """
 
 
 @runtime_checkable

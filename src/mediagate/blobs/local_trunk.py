@@ -107,7 +107,14 @@ class LocalBlobTrunk:
 
     async def close(self) -> None:
         """Close the file, and so unlock it."""
-        await self._executor.run(self._close)
+        await self._executor.run(self._let_go)
+
+    def _let_go(self) -> None:
+        try:
+            if self._fd >= 0 and not self._is_finished and not os.fstat(self._fd).st_size:
+                self._partial.unlink(missing_ok=True)
+        finally:
+            self._close()
 
     def _close(self) -> None:
         fd, self._fd = self._fd, -1

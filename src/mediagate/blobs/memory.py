@@ -42,8 +42,10 @@ class MemoryBlobDriver:
         return MemoryBlobTrunk(self, key)
 
     def let_go(self, key: BlobKey) -> None:
-        """Let others go on with a blob."""
+        """Let others go on with a blob, unless it is empty."""
         self._resumed.discard(key)
+        if not self._partial.get(key, b"-"):
+            del self._partial[key]
 
     async def read(self, key: BlobKey) -> "MemoryBlobReader":
         """Open a blob."""

@@ -8,6 +8,7 @@ An Upload that has ended is remembered for another hour, so that a client that l
 """
 
 import hashlib
+import json
 import re
 import secrets
 from collections.abc import Sequence
@@ -127,7 +128,8 @@ def parse_upload_id(text: str) -> UploadId | None:
 
 def order_of(part_ids: Sequence[str]) -> str:
     """Stands for parts and their order: equal for equal lists alone."""
-    return hashlib.sha256("\n".join(part_ids).encode()).hexdigest()
+    # As JSON: what a client gives as ids may be any text, half a surrogate pair too.
+    return hashlib.sha256(json.dumps([*part_ids]).encode()).hexdigest()
 
 
 def upload_not_found() -> UploadNotFound:

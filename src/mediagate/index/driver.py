@@ -281,10 +281,13 @@ class Index(Protocol):
     async def evict(self, *, scope: Scope, now: float) -> FileObject | None:
         """Move the least recently used READY file of `scope` that no live lease holds to DELETING, durably."""
 
-    async def lapse(self, *, now: float, limit: int) -> None:
+    async def lapse(self, *, now: float, limit: int) -> int:
         """Move up to `limit` RESERVED rows whose claim lapsed to DELETING; drop what has been over for long enough.
 
         That is leases that lapsed, cursors after `CURSOR_S`, Uploads `REMEMBERED_S` after their expiry.
+
+        Returns:
+            How many rows were moved.
         """
 
     async def removable(self, *, now: float, limit: int) -> Sequence[Removal]:

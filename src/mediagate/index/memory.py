@@ -309,7 +309,7 @@ class MemoryIndex:
         victims = eviction_order(candidates)
         return self._remove(victims[0], now) if victims else None
 
-    async def lapse(self, *, now: float, limit: int) -> None:
+    async def lapse(self, *, now: float, limit: int) -> int:
         """Sweep claims and cursors whose time is up."""
         lapsed = [
             row
@@ -330,6 +330,7 @@ class MemoryIndex:
         for upload in tuple(self._uploads.values()):
             if is_expired(upload.expires_at, now - REMEMBERED_S):
                 del self._uploads[upload.id], self._parts[upload.id]
+        return min(len(lapsed), limit)
 
     async def removable(self, *, now: float, limit: int) -> Sequence[Removal]:
         """Rows in DELETING that no live lease holds."""

@@ -189,10 +189,11 @@ class SqlIndex:
         """The least recently used unleased READY row of `scope` to DELETING, durably."""
         return await self._database.write_durably(transactions.evict, scope, now)
 
-    async def lapse(self, *, now: float, limit: int) -> None:
+    async def lapse(self, *, now: float, limit: int) -> int:
         """Sweep claims and cursors whose time is up."""
-        if await self._database.read(transactions.any_lapsed, now):
-            await self._database.write(transactions.lapse, now, limit)
+        if not await self._database.read(transactions.any_lapsed, now):
+            return 0
+        return await self._database.write(transactions.lapse, now, limit)
 
     async def removable(self, *, now: float, limit: int) -> Sequence[Removal]:
         """Rows in DELETING that no live lease holds."""

@@ -488,13 +488,14 @@ def any_lapsed(connection: sa.Connection, now: float) -> bool:
     return bool(connection.execute(_ANY_LAPSED, values).scalar_one())
 
 
-def lapse(connection: sa.Connection, now: float, limit: int) -> None:
+def lapse(connection: sa.Connection, now: float, limit: int) -> int:
     """`Index.lapse`."""
-    connection.execute(_LAPSE, {"now": now, "rows": limit})
+    moved = connection.execute(_LAPSE, {"now": now, "rows": limit}).rowcount
     connection.execute(_DROP_LEASES, {"now": now})
     connection.execute(_DROP_CURSORS, {"now": now})
     for drop in (_DROP_PARTS, _DROP_UPLOADS):
         connection.execute(drop, {"expired_at": now - REMEMBERED_S})
+    return moved
 
 
 def removable(connection: sa.Connection, now: float, limit: int) -> Sequence[Removal]:

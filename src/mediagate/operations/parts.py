@@ -209,9 +209,8 @@ class PartReceive:
         if self._sink is not None:
             await self._sink.abort()
         await index.abandon(self._id)
-        # The trunk's too: an Upload that ended just before has been removed, and this part has begun the trunk anew.
-        for orphan in await index.without_row((self._blob, self._upload.blob)):
-            await self._receiver.blobs.delete(orphan)
+        if await index.without_row((self._blob,)):
+            await self._receiver.blobs.delete(self._blob)
 
 
 def check_part_size(size_bytes: int) -> None:

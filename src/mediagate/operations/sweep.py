@@ -41,7 +41,8 @@ class Sweeper:
                 self._observer(
                     FileExpired(scope=file.scope, file_id=file.id, size_bytes=file.size_bytes)
                 )
-        await self._index.lapse(now=self._clock(), limit=BATCH)
+        while await self._index.lapse(now=self._clock(), limit=BATCH):
+            pass  # an Upload may have thousands of parts
         await self._remover.remove_all()
 
     async def collect(self) -> None:

@@ -268,17 +268,20 @@ class Uploads:
     async def _complete(
         self, upload: Upload, parts: Sequence[Part], blob: BlobKey, md5: str | None
     ) -> None:
-        trunk = await self._finished_trunk(upload, parts)
+        trunk: BlobTrunk | None = None
         try:
+            trunk = await self._finished_trunk(upload, parts)
             if trunk is not None:
                 blob = upload.blob
             else:
                 await self._join(upload, parts, blob)
             mime_type, digest = await self._measure(upload, blob, md5)
             await complete(self._commit(upload, parts, blob, mime_type, digest))
-        except (ReservationLostError, BlobMissingError):
-            # It was cancelled, or expired and was swept, while this went on.
+        except (ReservationLostError, BlobMissingError, OSError) as error:
+            # It was cancelled, or expired and was swept, while this went on; an OSError may have any other cause.
             check_pending(await self._upload(upload.id, upload.scope), self._clock())
+            if isinstance(error, OSError):
+                raise
             raise ReservationLostError from None
         finally:
             if trunk is not None:

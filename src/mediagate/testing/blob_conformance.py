@@ -349,6 +349,38 @@ class TrunkConformance:
 
         assert await content(driver, key) == b"one"
 
+    async def test_a_trunk_that_stays_empty_leaves_nothing(self, driver: BlobDriver) -> None:
+        """Whether it was begun for nothing, or what came was taken back."""
+        assert isinstance(driver, ResumesBlobs)
+        key, empty = new_blob_key(), new_blob_key()
+        for each in (key, empty):
+            await (await driver.resume(each)).close()
+        trunk = await resume(driver, key, at=0)
+        await trunk.write([b"half"])
+        await trunk.cut(0)
+
+        await trunk.close()
+
+        assert await keys(driver) == []
+        await finish(driver, empty, size_bytes=0)
+        assert await content(driver, empty) == b""
+
+    async def test_a_trunk_that_is_deleted_meanwhile_is_not_begun_anew(
+        self, driver: BlobDriver
+    ) -> None:
+        """Neither when whoever deletes it is done, nor when somebody goes on with it after that."""
+        assert isinstance(driver, ResumesBlobs)
+        key = new_blob_key()
+        await append(driver, key, b"kept", at=0)
+        await driver.delete(key)
+        trunk = await driver.resume(key)
+
+        with pytest.raises(OSError, match="shorter"):
+            await trunk.cut(4)
+        await trunk.close()
+
+        assert await keys(driver) == []
+
     async def test_a_trunk_is_deleted_like_any_blob(self, driver: BlobDriver) -> None:
         """Whatever its state, and while somebody goes on with it."""
         key, finished = new_blob_key(), new_blob_key()

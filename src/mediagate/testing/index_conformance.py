@@ -490,9 +490,11 @@ class IndexConformance:
         for _ in range(5):
             await begin(index, new_file(), until=NOW)
 
-        await index.lapse(now=NOW, limit=3)
+        moved = [await index.lapse(now=NOW, limit=3)]
 
         assert len(await removable(index)) == 3
+        moved += [await index.lapse(now=NOW, limit=3) for _ in range(2)]
+        assert moved == [3, 2, 0]
 
     async def test_renewed_reservation_does_not_lapse(self, index: Index) -> None:
         renewed = await begin(index, new_file(), until=NOW + 10)

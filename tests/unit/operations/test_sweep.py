@@ -6,8 +6,9 @@ import pytest
 
 from mediagate.core.events import FileExpired
 from mediagate.core.expiry import Lifetime
-from mediagate.core.files import new_blob_key
+from mediagate.core.files import Purpose, new_blob_key
 from mediagate.core.scopes import DEFAULT_SCOPE
+from mediagate.core.uploads import EXPIRES_AFTER_S
 from stores import PNG, TTL_S, Clock, Store
 
 
@@ -51,6 +52,28 @@ async def test_sweep_goes_on_where_there_is_more_than_one_batch(
     for _ in range(7):
         await store.receive()
     clock.now += TTL_S
+
+    await store.sweeper.sweep()
+
+    assert await store.is_clean()
+
+
+async def test_one_sweep_frees_all_of_an_upload_however_many_parts_it_has(
+    store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P3, H89: its space is free within a minute, which is six sweeps."""
+    monkeypatch.setattr("mediagate.operations.sweep.BATCH", 2)
+    upload = await store.uploads.create(
+        scope=DEFAULT_SCOPE, size_bytes=9, filename=None, purpose=Purpose.VISION, lifetime=None
+    )
+    async with await store.uploads.receive_part(upload.id, scope=DEFAULT_SCOPE) as appended:
+        await appended.write(b"x")
+        for _ in range(7):
+            async with await store.uploads.receive_part(upload.id, scope=DEFAULT_SCOPE) as beside:
+                await beside.write(b"x")
+                await beside.finish()
+        await appended.finish()
+    clock.now += EXPIRES_AFTER_S
 
     await store.sweeper.sweep()
 

@@ -10,6 +10,7 @@ from blake3 import blake3
 
 import corpus
 import stores
+from mediagate.blobs.driver import BlobTrunk
 from mediagate.core.errors import (
     EmptyFile,
     FileNotFound,
@@ -25,7 +26,7 @@ from mediagate.core.errors import (
 )
 from mediagate.core.events import FileReceived
 from mediagate.core.expiry import Lifetime
-from mediagate.core.files import FileObject, Purpose, new_blob_key
+from mediagate.core.files import BlobKey, FileObject, Purpose, new_blob_key
 from mediagate.core.quotas import Usage
 from mediagate.core.scopes import DEFAULT_SCOPE, Scope
 from mediagate.core.uploads import MAX_PART_BYTES, MAX_PARTS, Part, Upload, UploadStatus
@@ -311,7 +312,7 @@ async def test_a_part_has_bytes_but_not_more_than_a_part_may_have(store: Store) 
 
     assert too_large.value.param == "data"
     assert await store.index.usage() == Usage(0, 1)
-    assert store.on_disk() == [f"{upload.blob}.partial"]
+    assert store.on_disk() == []
 
 
 async def test_a_part_is_not_larger_than_its_upload(store: Store) -> None:
@@ -570,6 +571,28 @@ async def test_a_complete_that_is_overtaken_by_a_cancel_leaves_nothing(
     assert await store.is_clean()
 
 
+@pytest.mark.parametrize("is_locked", [False, True])
+async def test_a_cancel_between_the_claim_of_a_complete_and_its_rename_leaves_nothing(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch, is_locked: bool
+) -> None:
+    """H89: before the trunk is locked, it is begun anew; after that, its name is gone."""
+    upload = await create(store)
+    parts = [await add(store, upload, piece) for piece in cut(IMAGE, 20_000)]
+    resume = store.blobs.resume
+
+    async def cancel_around(key: BlobKey) -> BlobTrunk | None:
+        trunk = await resume(key) if is_locked else None
+        await other.uploads.cancel(upload.id, scope=upload.scope)
+        return trunk or await resume(key)
+
+    monkeypatch.setattr(store.blobs, "resume", cancel_around)
+
+    with pytest.raises(UploadNotPending, match="cancelled"):
+        await complete(store, upload, parts)
+
+    assert await store.is_clean()
+
+
 async def test_a_complete_that_finds_parts_swept_tells_that_it_expired(
     store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -697,6 +720,42 @@ async def test_a_part_that_begins_the_trunk_anew_after_a_cancel_removes_it(
     with pytest.raises(UploadNotPending):
         await add(store, upload, IMAGE)
 
+    assert await store.is_clean()
+
+
+@pytest.mark.parametrize("verb", ["part", "complete"])
+async def test_a_trunk_is_not_begun_anew_while_a_cancel_removes_it(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """P3: its bytes are gone, its row is not yet."""
+    upload = await create(store)
+    part = await add(store, upload, IMAGE)
+    resume, delete = store.blobs.resume, other.blobs.delete
+    is_claimed, is_deleted, is_refused = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def resume_late(key: BlobKey) -> BlobTrunk | None:
+        is_claimed.set()
+        await is_deleted.wait()
+        return await resume(key)
+
+    async def delete_slowly(key: BlobKey) -> None:
+        await delete(key)
+        is_deleted.set()
+        await is_refused.wait()
+
+    monkeypatch.setattr(store.blobs, "resume", resume_late)
+    monkeypatch.setattr(other.blobs, "delete", delete_slowly)
+    late = asyncio.create_task(
+        add(store, upload, b"x") if verb == "part" else complete(store, upload, [part])
+    )
+    await is_claimed.wait()
+    cancelling = asyncio.create_task(other.uploads.cancel(upload.id, scope=upload.scope))
+
+    with pytest.raises(UploadNotPending):
+        await late
+
+    is_refused.set()
+    await cancelling
     assert await store.is_clean()
 
 
