@@ -9,11 +9,12 @@ after the last one is durable. Whatever ends a receive early, `__aexit__` leaves
 import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 from mediagate.blobs.driver import Buffer
-from mediagate.blobs.store import BlobSink, BlobStore
+from mediagate.blobs.store import BlobSink, BlobStore, Stored
 from mediagate.core.errors import (
     EmptyFile,
     FileTooLarge,
@@ -30,6 +31,7 @@ from mediagate.core.events import (
 )
 from mediagate.core.expiry import Lifetime
 from mediagate.core.files import (
+    BlobKey,
     FileId,
     FileObject,
     Purpose,
@@ -153,8 +155,8 @@ class Receiver:
             message = "The file exceeds the space that this server keeps for your files together."
             raise InsufficientStorage(message, param=param)
 
-    async def judge(self, head: bytes, *, is_whole: bool) -> str:
-        """The exact type of a file that begins with `head`.
+    async def judge(self, head: bytes, *, is_whole: bool, param: str = "file") -> str:
+        """The exact type of a file that begins with `head`, which came as `param`.
 
         Raises:
             UnsupportedMedia: It is none that is accepted.
@@ -165,15 +167,47 @@ class Receiver:
                 f"The file's content is {mime_type}, which is not accepted. "
                 "Images, audio and video are, in common formats; the name and the declared type do not count."
             )
-            raise UnsupportedMedia(message, param="file")
+            raise UnsupportedMedia(message, param=param)
         return mime_type
 
-    async def make_room(self, scope: Scope, *, size_bytes: int) -> bool:
-        """Remove something where space is short: what has expired, whoever's it is, else a file of `scope` itself.
+    async def claim(
+        self, attempt: Callable[[], Awaitable[bool]], *, scope: Scope, size_bytes: int
+    ) -> None:
+        """Attempt to take space until it succeeds; in between, files make room for it.
 
         Args:
+            attempt: Whether it succeeded.
             scope: Who needs space.
             size_bytes: Of the file that it is for, as far as that is certain.
+
+        Raises:
+            InsufficientStorage: There is no room, and nothing to remove.
+        """
+        has_hope = True
+        while not await attempt():
+            if not has_hope:
+                message = (
+                    "There is no room for this file, and nothing of yours that could be removed "
+                    "to make some."
+                )
+                raise InsufficientStorage(message)
+            # Where there was nothing to remove, others may have removed it just now: one more attempt.
+            has_hope = await self._make_room(scope, size_bytes=size_bytes)
+
+    def tell_received(self, file: FileObject, *, began_at: float) -> None:
+        """A file is there; `began_at`: when its bytes began to come, in Unix seconds."""
+        self.observer(
+            FileReceived(
+                scope=file.scope,
+                file_id=file.id,
+                size_bytes=file.size_bytes,
+                mime_type=file.mime_type,
+                elapsed_s=self.clock() - began_at,
+            )
+        )
+
+    async def _make_room(self, scope: Scope, *, size_bytes: int) -> bool:
+        """Remove something where space is short: what has expired, whoever's it is, else a file of `scope` itself.
 
         Returns:
             Whether anything was removed; otherwise there is nothing, or it would be in vain.
@@ -201,6 +235,35 @@ class Receiver:
         )
         await complete(self._remover.remove((removal,)))
         return True
+
+
+def new_file(
+    *,
+    file_id: FileId,
+    scope: Scope,
+    blob: BlobKey,
+    filename: str,
+    purpose: Purpose,
+    mime_type: str,
+    stored: Stored,
+    lifetime: Lifetime,
+    now: float,
+) -> FileObject:
+    """A file whose life begins `now`, with a first use."""
+    return FileObject(
+        id=file_id,
+        scope=scope,
+        blob=blob,
+        filename=filename,
+        purpose=purpose,
+        mime_type=mime_type,
+        size_bytes=stored.size_bytes,
+        digest=stored.digest,
+        created_at=int(now),
+        last_used_at=now,
+        expires_at=lifetime.expires_at(int(now)),
+        ttl_s=lifetime.ttl_s,
+    )
 
 
 class Space:
@@ -250,13 +313,11 @@ class Space:
         if await index.reserve(self._row_id, step, quota=quota):
             self._held_bytes += step
             return
-        has_hope = True
-        while not await index.reserve(self._row_id, needed, quota=quota):
-            if not has_hope:
-                raise no_room()
-            known = max(self._beside_bytes + self._held_bytes + needed, self._at_least)
-            # Where there was nothing to remove, others may have removed it just now: space is asked for once more.
-            has_hope = await self._receiver.make_room(self._scope, size_bytes=known)
+        await self._receiver.claim(
+            partial(index.reserve, self._row_id, needed, quota=quota),
+            scope=self._scope,
+            size_bytes=max(self._beside_bytes + self._held_bytes + needed, self._at_least),
+        )
         self._held_bytes += needed
 
 
@@ -371,33 +432,21 @@ class Receive:
         self, sink: BlobSink, filename: str | None, purpose: Purpose, lifetime: Lifetime
     ) -> FileObject:
         stored = await sink.finish()
-        now = self._receiver.clock()
-        file = FileObject(
-            id=self._id,
+        file = new_file(
+            file_id=self._id,
             scope=self._scope,
             blob=self._blob,
             filename=sanitise_filename(filename),
             purpose=purpose,
             mime_type=self._mime_type,
-            size_bytes=stored.size_bytes,
-            digest=stored.digest,
-            created_at=int(now),
-            last_used_at=now,
-            expires_at=lifetime.expires_at(int(now)),
-            ttl_s=lifetime.ttl_s,
+            stored=stored,
+            lifetime=lifetime,
+            now=self._receiver.clock(),
         )
         self._may_be_visible = True
         await self._receiver.index.commit(file)
         self._is_finished = True
-        self._receiver.observer(
-            FileReceived(
-                scope=self._scope,
-                file_id=file.id,
-                size_bytes=file.size_bytes,
-                mime_type=file.mime_type,
-                elapsed_s=now - self._began_at,
-            )
-        )
+        self._receiver.tell_received(file, began_at=self._began_at)
         return file
 
     async def _abort(self) -> None:
@@ -409,14 +458,6 @@ class Receive:
         await index.abandon(self._id)
         if await index.without_row((self._blob,)):
             await self._receiver.blobs.delete(self._blob)
-
-
-def no_room() -> InsufficientStorage:
-    """What is told where there is no space and none can be made."""
-    message = (
-        "There is no room for this file, and nothing of yours that could be removed to make some."
-    )
-    return InsufficientStorage(message)
 
 
 def _human(size_bytes: int) -> str:

@@ -11,13 +11,13 @@ import hashlib
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 from blake3 import blake3
 
 from mediagate.blobs.driver import BlobMissingError, BlobTrunk
-from mediagate.blobs.store import Span, digest_of
+from mediagate.blobs.store import Span, Stored, digest_of
 from mediagate.core.errors import InvalidValue, StoreBusy
-from mediagate.core.events import FileReceived
 from mediagate.core.expiry import Lifetime
 from mediagate.core.files import (
     BlobKey,
@@ -49,7 +49,7 @@ from mediagate.index.driver import ReservationLostError
 from mediagate.media.sniff import HEAD_BYTES
 from mediagate.operations.files import file_not_found
 from mediagate.operations.parts import Hashers, PartReceive, check_part_size
-from mediagate.operations.receive import Receiver, Space, no_room
+from mediagate.operations.receive import Receiver, Space, new_file
 from mediagate.operations.removal import Remover
 
 logger = logging.getLogger(__name__)
@@ -127,9 +127,10 @@ class Uploads:
             created_at=now,
             expires_at=now + EXPIRES_AFTER_S,
         )
-        while not await self._index.begin_upload(upload, quota=self._receiver.limits.quota):
-            if not await self._receiver.make_room(scope, size_bytes=0):
-                raise no_room()
+        quota = self._receiver.limits.quota
+        await self._receiver.claim(
+            partial(self._index.begin_upload, upload, quota=quota), scope=scope, size_bytes=0
+        )
         return upload
 
     async def get(
@@ -333,7 +334,7 @@ class Uploads:
         try:
             head = b"".join([chunk async for chunk in reader.chunks(0, HEAD_BYTES)])
             is_whole = upload.size_bytes <= HEAD_BYTES
-            mime_type = await self._receiver.judge(head, is_whole=is_whole)
+            mime_type = await self._receiver.judge(head, is_whole=is_whole, param="part_ids")
             if known is None or md5 is not None:
                 async for chunk in reader.chunks():
                     await self._executor.run(take, chunk)
@@ -352,36 +353,24 @@ class Uploads:
         mime_type: str,
         digest: Digest,
     ) -> None:
-        now = self._clock()
         lifetime = self._receiver.limits.lifetime
         if upload.fixed_s is not None:
             lifetime = Lifetime(upload.fixed_s, is_sliding=False)
-        file = FileObject(
-            id=upload.file_id,
+        file = new_file(
+            file_id=upload.file_id,
             scope=upload.scope,
             blob=blob,
             filename=upload.filename,
             purpose=upload.purpose,
             mime_type=mime_type,
-            size_bytes=upload.size_bytes,
-            digest=digest,
-            created_at=int(now),
-            last_used_at=now,
-            expires_at=lifetime.expires_at(int(now)),
-            ttl_s=lifetime.ttl_s,
+            stored=Stored(upload.size_bytes, digest),
+            lifetime=lifetime,
+            now=self._clock(),
         )
         part_order = order_of([part.id for part in parts])
         if not await self._index.complete_upload(upload.id, file, part_order=part_order):
             raise ReservationLostError
-        self._receiver.observer(
-            FileReceived(
-                scope=file.scope,
-                file_id=file.id,
-                size_bytes=file.size_bytes,
-                mime_type=file.mime_type,
-                elapsed_s=now - upload.created_at,
-            )
-        )
+        self._receiver.tell_received(file, began_at=upload.created_at)
 
     async def _clean_up(self, upload: Upload) -> None:
         """The Upload has ended: remove what is left of it."""
