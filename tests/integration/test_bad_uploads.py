@@ -392,6 +392,17 @@ def test_what_is_no_form_is_refused(gateway: Server, body: bytes) -> None:
     assert servers.post_form(gateway, body).code == (400, "malformed_body")
 
 
+def test_no_word_of_a_malformed_form_stands_in_the_log(gateway: Server) -> None:
+    """P13: the parser's own complaints quote what was sent."""
+    before = len(gateway.log())
+
+    assert servers.post_form(gateway, b"secret, and no form").code == (400, "malformed_body")
+
+    servers.until(lambda: " 400 " in gateway.log()[before:])
+    told = gateway.log()[before:].splitlines()
+    assert [line for line in told if "mediagate.access" not in line and '"op":' not in line] == []
+
+
 @pytest.mark.parametrize(
     "content_type",
     [

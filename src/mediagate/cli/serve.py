@@ -140,3 +140,5 @@ def _log_to_stderr() -> None:
     os.close(fd)
     logging.basicConfig(format=LOG_FORMAT, level=logging.WARNING, stream=LogStream())
     logging.getLogger("mediagate").setLevel(logging.INFO)
+    # It would repeat what a client sent; the refusal of such a form is in our own log, with the request's id.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)

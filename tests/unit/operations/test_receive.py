@@ -20,7 +20,7 @@ from mediagate.core.errors import (
 )
 from mediagate.core.events import FileEvicted, FileExpired, FileReceived
 from mediagate.core.expiry import Lifetime
-from mediagate.core.files import FileId, FileObject, Purpose
+from mediagate.core.files import BlobKey, FileId, FileObject, Purpose
 from mediagate.core.scopes import DEFAULT_SCOPE, Scope
 from mediagate.index.driver import IndexBusyError, IndexFullError, Removal
 from stores import PNG, Clock
@@ -238,6 +238,26 @@ async def test_what_another_has_removed_at_the_last_moment_makes_room(
         file = await store.receive(PNG.ljust(2 * MIB, b"\0"))
 
         assert store.on_disk() == [file.blob] != [victim.blob]
+
+
+async def test_where_bytes_cannot_be_removed_one_file_is_lost_and_not_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with stores.opened(tmp_path, Clock(), store_bytes=3 * MIB) as store:
+        kept = [await store.receive(PNG.ljust(MIB, b"\0")) for _ in range(3)]
+        delete = store.blobs.delete
+
+        async def refuse(key: BlobKey) -> None:
+            if key in {file.blob for file in kept}:
+                raise PermissionError
+            await delete(key)
+
+        monkeypatch.setattr(store.blobs, "delete", refuse)
+        with pytest.raises(InsufficientStorage):
+            await store.receive(PNG.ljust(MIB, b"\0"))
+
+        page = await store.files.list(scope=DEFAULT_SCOPE, limit=10)
+        assert len(page.files) == 2
 
 
 async def test_many_receives_at_once_stay_within_the_quota(tmp_path: Path) -> None:
