@@ -27,7 +27,8 @@ from mediagate.core.uploads import (
 )
 from mediagate.executor import complete
 from mediagate.index.driver import ReservationLostError
-from mediagate.operations.receive import Receiver, Space
+from mediagate.operations.receive import Receiver
+from mediagate.operations.space import Space
 
 
 class Hashers:
@@ -79,7 +80,7 @@ class PartReceive:
         self._id = new_part_id()
         self._blob = new_blob_key()
         self._space = Space(
-            receiver,
+            receiver.room,
             self._id,
             scope=upload.scope,
             expected_bytes=expected_bytes,

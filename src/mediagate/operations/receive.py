@@ -9,7 +9,6 @@ after the last one is durable. Whatever ends a receive early, `__aexit__` leaves
 import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -22,8 +21,6 @@ from mediagate.core.errors import (
     UnsupportedMedia,
 )
 from mediagate.core.events import (
-    FileEvicted,
-    FileExpired,
     FileReceived,
     Observer,
     ReceiveBegan,
@@ -39,14 +36,15 @@ from mediagate.core.files import (
     new_file_id,
     sanitise_filename,
 )
-from mediagate.core.quotas import Quota, next_step
+from mediagate.core.quotas import Quota
 from mediagate.core.scopes import Scope
 from mediagate.executor import complete
-from mediagate.index.driver import Index, Removal
+from mediagate.index.driver import Index
 from mediagate.media.sniff import HEAD_BYTES
 from mediagate.operations.claims import Claims
-from mediagate.operations.removal import BATCH, Remover
+from mediagate.operations.removal import Remover
 from mediagate.operations.slots import Slots
+from mediagate.operations.space import Room, Space
 
 Sniff = Callable[[bytes, bool], Awaitable[str]]
 """First bytes, and whether they are all → exact MIME type."""
@@ -95,7 +93,9 @@ class Receiver:
         self.limits = limits
         self.clock = clock
         self.observer = observer
-        self._remover = remover
+        self.room = Room(
+            index=index, remover=remover, quota=limits.quota, observer=observer, clock=clock
+        )
         self._slots = Slots(total=limits.max_concurrent, per_scope=limits.max_concurrent_per_scope)
 
     def receive(
@@ -170,30 +170,6 @@ class Receiver:
             raise UnsupportedMedia(message, param=param)
         return mime_type
 
-    async def claim(
-        self, attempt: Callable[[], Awaitable[bool]], *, scope: Scope, size_bytes: int
-    ) -> None:
-        """Attempt to take space until it succeeds; in between, files make room for it.
-
-        Args:
-            attempt: Whether it succeeded.
-            scope: Who needs space.
-            size_bytes: Of the file that it is for, as far as that is certain.
-
-        Raises:
-            InsufficientStorage: There is no room, and nothing to remove.
-        """
-        has_hope = True
-        while not await attempt():
-            if not has_hope:
-                message = (
-                    "There is no room for this file, and nothing of yours that could be removed "
-                    "to make some."
-                )
-                raise InsufficientStorage(message)
-            # Where there was nothing to remove, others may have removed it just now: one more attempt.
-            has_hope = await self._make_room(scope, size_bytes=size_bytes)
-
     def tell_received(self, file: FileObject, *, began_at: float) -> None:
         """A file is there; `began_at`: when its bytes began to come, in Unix seconds."""
         self.observer(
@@ -205,36 +181,6 @@ class Receiver:
                 elapsed_s=self.clock() - began_at,
             )
         )
-
-    async def _make_room(self, scope: Scope, *, size_bytes: int) -> bool:
-        """Remove something where space is short: what has expired, whoever's it is, else a file of `scope` itself.
-
-        Returns:
-            Whether anything was removed; otherwise there is nothing, or it would be in vain.
-        """
-        expired = await self.index.expire(now=self.clock(), limit=BATCH)
-        if expired:
-            for file in expired:
-                self.observer(
-                    FileExpired(scope=file.scope, file_id=file.id, size_bytes=file.size_bytes)
-                )
-            await complete(self._remover.remove_all())
-            return True
-        store = await self.index.usage()
-        own = await self.index.usage(scope)
-        if not self.limits.quota.leaves_room(size_bytes, own=own, store=store):
-            return False
-        victim = await self.index.evict(scope=scope, now=self.clock())
-        if victim is None:
-            # Perhaps others, in need of space as well, have evicted what there was, and are about to remove it.
-            waiting = await self.index.removable(now=self.clock(), limit=BATCH)
-            return await complete(self._remover.remove(waiting)) > 0
-        removal = Removal(victim.id, victim.scope, victim.blob, victim.size_bytes)
-        self.observer(
-            FileEvicted(scope=victim.scope, file_id=victim.id, size_bytes=victim.size_bytes)
-        )
-        # Where bytes cannot be removed, no space comes of it: one file is lost for that, and not all, one by one.
-        return await complete(self._remover.remove((removal,))) > 0
 
 
 def new_file(
@@ -266,61 +212,6 @@ def new_file(
     )
 
 
-class Space:
-    """Space for the bytes of one RESERVED row, claimed as they come.
-
-    Args:
-        receiver: Whose limits hold.
-        row_id: Of the row.
-        scope: Its owner.
-        expected_bytes: That may come at the most, where a length was declared.
-        beside_bytes: That the same file takes in other rows.
-        at_least: Bytes that the file has for certain, in all rows; nothing is removed for one that finds no room then.
-    """
-
-    def __init__(
-        self,
-        receiver: Receiver,
-        row_id: FileId,
-        *,
-        scope: Scope,
-        expected_bytes: int | None,
-        beside_bytes: int = 0,
-        at_least: int = 0,
-    ) -> None:
-        self._receiver = receiver
-        self._row_id = row_id
-        self._scope = scope
-        self._expected_bytes = expected_bytes
-        self._beside_bytes = beside_bytes
-        self._at_least = at_least
-        self._held_bytes = 0
-
-    async def hold(self, size_bytes: int) -> None:
-        """Claim what `size_bytes` in all lack: a whole step if it is free, removing files only for what is needed.
-
-        Raises:
-            InsufficientStorage: There is no room and nothing to remove.
-        """
-        needed = size_bytes - self._held_bytes
-        if needed <= 0:
-            return
-        index, quota = self._receiver.index, self._receiver.limits.quota
-        expected = None
-        if self._expected_bytes is not None:
-            expected = max(self._expected_bytes - self._held_bytes, 0)
-        step = next_step(needed=needed, expected=expected)
-        if await index.reserve(self._row_id, step, quota=quota):
-            self._held_bytes += step
-            return
-        await self._receiver.claim(
-            partial(index.reserve, self._row_id, needed, quota=quota),
-            scope=self._scope,
-            size_bytes=max(self._beside_bytes + self._held_bytes + needed, self._at_least),
-        )
-        self._held_bytes += needed
-
-
 class Receive:
     """One file on its way in: `write` its bytes in order, then `finish`. One task at a time."""
 
@@ -339,7 +230,7 @@ class Receive:
         self._id = new_file_id()
         self._blob = new_blob_key()
         self._space = Space(
-            receiver, self._id, scope=scope, expected_bytes=expected_bytes, at_least=at_least
+            receiver.room, self._id, scope=scope, expected_bytes=expected_bytes, at_least=at_least
         )
         self._head = bytearray()
         self._size_bytes = 0

@@ -49,8 +49,9 @@ from mediagate.index.driver import ReservationLostError
 from mediagate.media.sniff import HEAD_BYTES
 from mediagate.operations.files import file_not_found
 from mediagate.operations.parts import Hashers, PartReceive, check_part_size
-from mediagate.operations.receive import Receiver, Space, new_file
+from mediagate.operations.receive import Receiver, new_file
 from mediagate.operations.removal import Remover
+from mediagate.operations.space import Space
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ class Uploads:
             expires_at=now + EXPIRES_AFTER_S,
         )
         quota = self._receiver.limits.quota
-        await self._receiver.claim(
+        await self._receiver.room.claim(
             partial(self._index.begin_upload, upload, quota=quota), scope=scope, size_bytes=0
         )
         return upload
@@ -310,7 +311,7 @@ class Uploads:
 
     async def _join(self, upload: Upload, parts: Sequence[Part], blob: BlobKey) -> None:
         space = Space(
-            self._receiver,
+            self._receiver.room,
             upload.file_id,
             scope=upload.scope,
             expected_bytes=upload.size_bytes,
