@@ -9,10 +9,16 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from conformance import Recorder, cited
 
 LEFT_OUT = ("slow", "services", "sdk1", "peers")
+
+# The same examples each time, so that a run says something of the change and not of the dice. For others:
+# --hypothesis-profile=default.
+settings.register_profile("same", derandomize=True, database=None)
+settings.load_profile("same")
 
 _not_run: pytest.StashKey[Counter[str]] = pytest.StashKey()
 

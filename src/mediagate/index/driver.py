@@ -231,6 +231,8 @@ class Index(Protocol):
     async def add_part(self, part: Part, *, now: float) -> bool:
         """Make a part whose bytes are durable belong to its Upload, durably, and give back space beyond its size.
 
+        Called once for a part that was added.
+
         If `part.blob` is the trunk, the trunk grows by it and its own row goes; otherwise its row lasts as long as
         the Upload.
 

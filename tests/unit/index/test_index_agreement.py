@@ -4,6 +4,7 @@ import asyncio
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from operator import methodcaller
 from pathlib import Path
 
 from hypothesis import Phase, settings
@@ -272,22 +273,24 @@ class UploadAgreement(Agreement):
 
     @rule(data=st.data())
     def add_part(self, data: st.DataObject) -> None:
-        if self.arrived:
-            part = data.draw(st.sampled_from(list(self.arrived.values())))
+        if waiting := self._waiting():
+            part = data.draw(st.sampled_from(waiting))
             self.ask(lambda i: i.add_part(part, now=self.now))
 
     @rule(data=st.data())
     def abandon_part(self, data: st.DataObject) -> None:
-        """One that was not added; nobody abandons another."""
-        added = {part_id for n in self.uploads for part_id in self._added(self.uploads[n])}
-        if waiting := [each for each in self.arrived if each not in added]:
-            part_id = data.draw(st.sampled_from(waiting))
-            self.ask(lambda i: i.abandon(part_id))
+        if waiting := self._waiting():
+            part = data.draw(st.sampled_from(waiting))
+            self.ask(lambda i: i.abandon(part.id))
 
-    def _added(self, upload: Upload) -> set[PartId]:
-        found = self.ask(lambda i: i.parts(upload.id))
-        assert isinstance(found, list | tuple)
-        return {part.id for part in found}
+    def _waiting(self) -> list[Part]:
+        """Parts that were not added: nobody adds one again, or abandons it then."""
+        added: set[PartId] = set()
+        for upload in self.uploads.values():
+            found = self.ask(methodcaller("parts", upload.id))
+            assert isinstance(found, list | tuple)
+            added |= {part.id for part in found}
+        return [part for part in self.arrived.values() if part.id not in added]
 
     @rule(n=numbers, is_copied=st.booleans())
     def claim_upload(self, n: int, is_copied: bool) -> None:
@@ -323,7 +326,7 @@ class UploadAgreement(Agreement):
         self.begin_upload(n, scope, 100)
         self.begin_part(n, m, is_appended=not is_copied)
         part = self.arrived.get(PartId(FileId(f"part_{n:016x}{m:016x}")))
-        if part is not None:
+        if part in self._waiting():
             self.ask(lambda i: i.add_part(part, now=self.now))
         self.claim_upload(n, is_copied)
         self.complete_upload(n, is_copied)
