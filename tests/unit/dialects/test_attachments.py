@@ -34,6 +34,12 @@ def user(content: object) -> dict[str, Any]:
     return {"role": "user", "content": content}
 
 
+def test_payload_knows_how_long_it_was() -> None:
+    raw = '{"messages": [], "é": 1}'.encode()
+
+    assert Payload(raw, dialect=find, conversation=CHAT).size_bytes == len(raw)
+
+
 # files that are named -------------------------------------------------------------------------------------
 
 

@@ -469,6 +469,30 @@ def test_a_type_of_the_body_itself_hides_nothing(find: Dialect, type_: str) -> N
 
 
 @every_dialect
+def test_each_of_several_sources_is_judged(find: Dialect) -> None:
+    part = {"type": "image_url", "image_url": {"url": [URL, DATA]}}
+    hidden = {"type": "image_url", "image_url": {"url": [URL, PATH]}}
+
+    fields = find({"messages": [{"role": "user", "content": [part]}]})
+    error = refusal(find, {"messages": [{"role": "user", "content": [hidden]}]})
+
+    assert len(fields) == 2
+    assert isinstance(error, SourceNotAllowed)
+    assert error.param == "messages[0].content[0].image_url.url[1]"
+
+
+@every_dialect
+@pytest.mark.parametrize("value", [5, 0.5, True])
+def test_media_that_is_named_by_no_string_is_refused(find: Dialect, value: object) -> None:
+    body = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": value}]}]}
+
+    error = refusal(find, body)
+
+    assert isinstance(error, InvalidReference)
+    assert error.param == "messages[0].content[0].image_url"
+
+
+@every_dialect
 def test_a_refusal_says_where_a_file_is_taken(find: Dialect) -> None:
     error = refusal(find, {"messages": [{"content": [{"type": "x", "file_id": ID}]}]})
 
