@@ -206,12 +206,9 @@ class PartReceive:
                 await self._trunk.close()
 
     async def _abort(self) -> None:
-        index = self._receiver.index
         if self._sink is not None:
             await self._sink.abort()
-        await index.abandon(self._id)
-        if await index.without_row((self._blob,)):
-            await self._receiver.blobs.delete(self._blob)
+        await self._receiver.abandon(self._id, self._blob)
 
 
 def check_part_size(size_bytes: int) -> None:

@@ -170,6 +170,12 @@ class Receiver:
             raise UnsupportedMedia(message, param=param)
         return mime_type
 
+    async def abandon(self, row_id: FileId, blob: BlobKey) -> None:
+        """Remove a row if it is still RESERVED, and the bytes unless a row names them."""
+        await self.index.abandon(row_id)
+        if await self.index.without_row((blob,)):
+            await self.blobs.delete(blob)
+
     def tell_received(self, file: FileObject, *, began_at: float) -> None:
         """A file is there; `began_at`: when its bytes began to come, in Unix seconds."""
         self.observer(
@@ -342,13 +348,10 @@ class Receive:
 
     async def _abort(self) -> None:
         """Remove the row if it is still reserved, and the bytes unless a row names them."""
-        index = self._receiver.index
         if self._sink is not None and not self._may_be_visible:
             # First, and whatever the index says: on a full disk that can write only when there is room again.
             await self._sink.abort()
-        await index.abandon(self._id)
-        if await index.without_row((self._blob,)):
-            await self._receiver.blobs.delete(self._blob)
+        await self._receiver.abandon(self._id, self._blob)
 
 
 def _human(size_bytes: int) -> str:

@@ -260,12 +260,8 @@ class Uploads:
             yield blob
         finally:
             self._claims.drop_reservation(upload.file_id)
-            await complete(self._give_up(upload, blob))
-
-    async def _give_up(self, upload: Upload, blob: BlobKey) -> None:
-        await self._index.abandon(upload.file_id)  # unless it is READY now
-        if await self._index.without_row((blob,)):
-            await self._blobs.delete(blob)
+            # Nothing happens to a row that is READY by now.
+            await complete(self._receiver.abandon(upload.file_id, blob))
 
     async def _complete(
         self, upload: Upload, parts: Sequence[Part], blob: BlobKey, md5: str | None
