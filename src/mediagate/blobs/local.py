@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import errno
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 from mediagate.blobs import layout
@@ -65,31 +65,19 @@ class LocalBlobDriver:
     async def create(self, key: BlobKey) -> "LocalBlobWriter":
         """Begin a blob in its temporary file."""
         writer = LocalBlobWriter(self._root, key, executor=self._writes, durable=self._durable)
-        try:
-            await self._writes.run(writer.begin)
-        except asyncio.CancelledError:
-            await writer.abort()  # it has begun all the same
-            raise
+        await _begin(self._writes, writer.begin, undo=writer.abort)
         return writer
 
     async def resume(self, key: BlobKey) -> LocalBlobTrunk:
         """Go on with the temporary file of a trunk."""
         trunk = LocalBlobTrunk(self._root, key, executor=self._writes, durable=self._durable)
-        try:
-            await self._writes.run(trunk.begin)
-        except asyncio.CancelledError:
-            await trunk.close()  # it has begun all the same
-            raise
+        await _begin(self._writes, trunk.begin, undo=trunk.close)
         return trunk
 
     async def read(self, key: BlobKey) -> "LocalBlobReader":
         """Open a blob; its open descriptor keeps the bytes readable whatever happens to the name."""
         reader = LocalBlobReader(self.local_path(key), executor=self._reads)
-        try:
-            await self._reads.run(reader.open)
-        except asyncio.CancelledError:
-            await reader.close()  # it is open all the same
-            raise
+        await _begin(self._reads, reader.open, undo=reader.close)
         return reader
 
     async def delete(self, key: BlobKey) -> None:
@@ -109,6 +97,17 @@ class LocalBlobDriver:
     def local_path(self, key: BlobKey) -> Path:
         """Where the bytes of a committed `key` are."""
         return layout.blob_path(self._root, key)
+
+
+async def _begin(
+    executor: Executor, begin: Callable[[], None], *, undo: Callable[[], Awaitable[None]]
+) -> None:
+    """Run `begin`; a cancellation is delivered when it has happened all the same, and is undone."""
+    try:
+        await executor.run(begin)
+    except asyncio.CancelledError:
+        await undo()
+        raise
 
 
 class LocalBlobWriter:
