@@ -21,6 +21,8 @@ from mediagate.core.files import FileId, parse_file_id
 
 SCHEME = "vllm-file://"
 ATTACHMENT = "attachment://"
+HANDLE_SCHEME = "mediagate-media:"
+"""What we tell an engine in this process to open. It means something there, so no client may write it."""
 
 _URL = re.compile(
     # An ASCII authority without what parsers split differently; then anything but blanks, controls and backslashes.
@@ -75,6 +77,17 @@ class Base64Reference:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class KeptReference:
+    """What an engine keeps under a name of the client's (vLLM's `uuid`), beside media or in their place.
+
+    Attributes:
+        name: The name, as JSON: vLLM takes any value.
+    """
+
+    name: str
+
+
 StoredReference = FileReference | AttachmentReference
 MediaReference = StoredReference | UrlReference | DataReference
 
@@ -90,6 +103,14 @@ def names_a_file(value: str) -> bool:
     The test for strings whose meaning is unknown; an id without a scheme is a plain word there.
     """
     return _head(value).startswith(("vllm-file:", "file:", "attachment:"))
+
+
+def names_a_handle(value: str) -> bool:
+    """Whether `value` has `mediagate-media:` in it, or begins with that in any case, behind any blanks.
+
+    In it, because vLLM puts `data:audio/<format>;base64,` before what a client sends, and part of that is the client's.
+    """
+    return HANDLE_SCHEME in value or _head(value).startswith(HANDLE_SCHEME)
 
 
 def parse_file_reference(value: str, *, param: str) -> FileId:

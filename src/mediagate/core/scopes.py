@@ -20,10 +20,27 @@ class Principal:
     """The authenticated caller.
 
     Attributes:
-        scope: The scope whose files the caller sees, fills and names.
+        named: The caller's scope; or what to refuse the request with as soon as it is for anybody's files, where it
+            has to name a scope for that and did not.
     """
 
-    scope: Scope = DEFAULT_SCOPE
+    named: Scope | Exception = DEFAULT_SCOPE
+
+    @property
+    def scope(self) -> Scope:
+        """The scope whose files the caller sees, fills and names.
+
+        Raises:
+            InvalidScope: The request does not say.
+        """
+        if isinstance(self.named, Exception):
+            raise self.named
+        return self.named
+
+    @property
+    def known_scope(self) -> Scope | None:
+        """The same; None: the request does not say."""
+        return None if isinstance(self.named, Exception) else self.named
 
 
 def parse_scope(text: str) -> Scope | None:

@@ -14,6 +14,10 @@ class Use(StrEnum):
     """Stands for an id or a scope in logs."""
     CACHE_SALT = "cache-salt"
     """Keeps scopes apart in an engine's prefix cache."""
+    CACHED_MEDIA = "cached-media"
+    """Keeps scopes apart in an engine's cache of media."""
+    DECODED = "decoded"
+    """Stands for a file's encoded bytes in an engine's caches of processed media, and keeps scopes apart there."""
     URL = "url"
     """Signs what a URL names."""
 

@@ -14,21 +14,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from mediagate.core.files import MediaKind
-from mediagate.dialects.fields import Edit, Form, MediaField, Place, Slot, quoted
+from mediagate.dialects.fields import Edit, Form, Judge, MediaField, Place, Slot, quoted
 from mediagate.dialects.strict_json import Path
 from mediagate.dialects.wall import Wall, refuse_beside, stored_file
 
 _HINT = "Name videos and sounds in video_url and audio_url of POST /v1/chat/completions."
 
 
-def find(body: dict[str, Any]) -> Sequence[MediaField]:
+def find(body: dict[str, Any], /, *, judge: Judge = Judge.WALL) -> Sequence[MediaField]:
     """The media fields of the body; a `Dialect`.
 
     Raises:
         InvalidReference: A malformed reference, one where none is taken, or no string where one belongs.
         SourceNotAllowed: A path, or a scheme that no client may name.
     """
-    return _WALL.find(body)
+    return _WALL.find(body, judge=judge)
 
 
 def _image(block: dict[str, Any], path: Path) -> MediaField | None:

@@ -13,7 +13,7 @@ from typing import Any
 from mediagate.core.errors import InvalidReference, InvalidValue
 from mediagate.core.files import FileId, MediaKind
 from mediagate.core.references import AttachmentReference
-from mediagate.dialects.fields import Dialect
+from mediagate.dialects.fields import Dialect, Judge
 from mediagate.dialects.strict_json import Path, Span, json_path, parse_object, spans
 
 
@@ -133,18 +133,26 @@ class Payload:
         raw: As the client sent it.
         dialect: Finds what it names.
         conversation: Takes what it does not name.
+        judge: Who judges what is named and is no file of ours.
 
     Raises:
         InvalidRequest: As `parse_object` and `dialect`.
     """
 
-    def __init__(self, raw: bytes, *, dialect: Dialect, conversation: Conversation) -> None:
+    def __init__(
+        self,
+        raw: bytes,
+        *,
+        dialect: Dialect,
+        conversation: Conversation,
+        judge: Judge = Judge.WALL,
+    ) -> None:
         body = parse_object(raw)
         self._raw = raw
         self._conversation = conversation
         self._named = [
             (field.path, field.reference.name)
-            for field in dialect(body)
+            for field in dialect(body, judge=judge)
             if isinstance(field.reference, AttachmentReference)
         ]
         self._opening = conversation.opening(body)

@@ -1,13 +1,22 @@
 """What a dialect finds: the media fields of a request body, and what to write over them once the file is known."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Protocol
 
 from mediagate.core.files import MediaKind
-from mediagate.core.references import Base64Reference, MediaReference
+from mediagate.core.references import Base64Reference, KeptReference, MediaReference
 from mediagate.dialects.strict_json import Path, json_path
+
+
+class Judge(Enum):
+    """Who judges what is named and is no file of ours: paths, URLs, inline data."""
+
+    WALL = auto()
+    """We do: engines open any path that a client names."""
+    ENGINE = auto()
+    """The engine, which guards itself: all that does not name a file of ours is its own business."""
 
 
 class Form(Enum):
@@ -60,7 +69,8 @@ class MediaField:
         path: Where the reference stands.
         kind: What the place takes; None: any.
         form: How it takes it.
-        reference: What it names. A `Base64Reference` still has to be judged by its decoded bytes.
+        reference: What it names. A `Base64Reference` still has to be judged by its decoded bytes, and a
+            `KeptReference` told apart from those of other tenants.
         edits: What makes the upstream understand a file reference; none for other references.
         hint: What to do with media of another kind.
     """
@@ -68,7 +78,7 @@ class MediaField:
     path: Path
     kind: MediaKind | None
     form: Form
-    reference: MediaReference | Base64Reference
+    reference: MediaReference | Base64Reference | KeptReference
     edits: tuple[Edit, ...] = ()
     hint: str = ""
 
@@ -78,11 +88,22 @@ class MediaField:
         return json_path(self.path)
 
 
-Dialect = Callable[[dict[str, Any]], Sequence[MediaField]]
-"""Finds the media fields of a body that `strict_json.parse_object` read.
+class Dialect(Protocol):
+    """Finds the media fields of a body."""
 
-Raises an `InvalidRequest` if a media field holds what no client may name, or a reference stands where none is taken.
-"""
+    def __call__(
+        self, body: dict[str, Any], /, *, judge: Judge = Judge.WALL
+    ) -> Sequence[MediaField]:
+        """The media fields of a body that `strict_json.parse_object` read.
+
+        Args:
+            body: The body.
+            judge: If that is not the wall, only what names files of ours, or what an engine keeps, is found and judged.
+
+        Raises:
+            InvalidReference: A malformed reference, one where none is taken, or no string where one belongs.
+            SourceNotAllowed: A path, or a scheme that no client may name.
+        """
 
 
 def quoted(slot: Slot) -> tuple[bytes | Slot, ...]:

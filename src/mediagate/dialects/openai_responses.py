@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from mediagate.core.files import MediaKind
-from mediagate.dialects.fields import Edit, MediaField, Place, Slot, quoted
+from mediagate.dialects.fields import Edit, Judge, MediaField, Place, Slot, quoted
 from mediagate.dialects.strict_json import Path
 from mediagate.dialects.wall import Wall, refuse_beside, stored_file
 
@@ -21,14 +21,14 @@ _HINT = "Name videos and sounds in video_url and audio_url of POST /v1/chat/comp
 _SOURCES = ("image_url", "file_data", "file_url")
 
 
-def find(body: dict[str, Any]) -> Sequence[MediaField]:
+def find(body: dict[str, Any], /, *, judge: Judge = Judge.WALL) -> Sequence[MediaField]:
     """The media fields of the body; a `Dialect`.
 
     Raises:
         InvalidReference: A malformed reference, one where none is taken, or no string where one belongs.
         SourceNotAllowed: A path, or a scheme that no client may name.
     """
-    return _WALL.find(body)
+    return _WALL.find(body, judge=judge)
 
 
 def _image(part: dict[str, Any], path: Path) -> MediaField | None:

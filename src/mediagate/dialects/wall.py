@@ -15,8 +15,13 @@ judged by their folded names, whatever `type` says and whichever endpoint it is:
 
 A dialect adds the objects that name a file in a way of its own, such as `{"type": "file", …}`. Nothing that looks like
 a reference and was not understood is ever passed on: engines drop unknown parts and answer 200.
+
+Inside an engine that guards itself (`Judge.ENGINE`) the walk is the same and only what names files of ours is judged:
+paths, URLs, inline data and media of odd shapes are the engine's own business. Ours is also the scheme that tells such
+an engine what to open; no client may write that anywhere but in prose.
 """
 
+import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,15 +30,18 @@ from typing import Any, Never
 from mediagate.core.errors import InvalidReference, SourceNotAllowed
 from mediagate.core.files import MediaKind
 from mediagate.core.references import (
+    HANDLE_SCHEME,
     AttachmentReference,
     FileReference,
+    KeptReference,
     looks_like_reference,
     names_a_file,
+    names_a_handle,
     parse_data_reference,
     parse_media_reference,
     parse_stored_reference,
 )
-from mediagate.dialects.fields import Edit, Form, MediaField, Place, Slot, quoted
+from mediagate.dialects.fields import Edit, Form, Judge, MediaField, Place, Slot, quoted
 from mediagate.dialects.strict_json import Path, json_path
 
 _MEDIA_NAME = re.compile(
@@ -73,7 +81,7 @@ _PROSE = (
     | _COMPARED
     | {"type", "text", "thinking", "reasoning", "reasoning_content", "refusal", "summary"}
     | {"name", "title", "context", "filename", "description", "model", "user", "role", "code"}
-    | {"id", "uuid", "call_id", "tool_call_id", "tool_use_id", "previous_response_id", "signature"}
+    | {"id", "call_id", "tool_call_id", "tool_use_id", "previous_response_id", "signature"}
     | {"instructions", "instruction", "suffix", "stop", "stop_sequences", "prompt_string", "texts"}
     | {"inputs", "input_prefix", "input_suffix", "source"}
     | {"stdout", "stderr", "logs", "error", "revised_prompt"}
@@ -117,14 +125,14 @@ class Wall:
     unexpected: str
     takes_urls: bool = True
 
-    def find(self, body: dict[str, Any]) -> Sequence[MediaField]:
-        """The media fields of a body that `strict_json.parse_object` read.
+    def find(self, body: dict[str, Any], *, judge: Judge) -> Sequence[MediaField]:
+        """The media fields of a body, as `Dialect` says.
 
         Raises:
             InvalidReference: A malformed reference, one where none is taken, or no string where one belongs.
             SourceNotAllowed: A path, or a scheme that no client may name.
         """
-        walk = _Walk(self)
+        walk = _Walk(self, judge)
         walk.visit(body, (), within="content")
         return walk.fields
 
@@ -171,9 +179,10 @@ def refuse_beside(members: Mapping[str, Any], names: Collection[str], path: Path
 class _Walk:
     """Collects fields; refuses at the first thing that may not pass. Recursion is bounded by `MAX_DEPTH`."""
 
-    def __init__(self, wall: Wall) -> None:
+    def __init__(self, wall: Wall, judge: Judge) -> None:
         self.fields: list[MediaField] = []
         self._wall = wall
+        self._engine_judges = judge is Judge.ENGINE
         self._taken: set[Path] = set()
 
     def visit(self, members: dict[str, Any], path: Path, *, within: str) -> None:
@@ -209,6 +218,8 @@ class _Walk:
 
     def _translate(self, part_type: str, members: dict[str, Any], path: Path) -> None:
         translate = self._wall.translations.get(part_type)
+        if self._engine_judges and not _has_file_id(members):
+            return
         field = translate(members, path) if translate else None
         if field is not None:
             self.fields.append(field)
@@ -252,6 +263,8 @@ class _Walk:
                 self._source(value, here, kind, Form.URI, accepts=accepts and key == "url")
             elif _media(name)[0]:
                 self._named(value, here, name, accepts=False)
+            elif name == "format" and isinstance(value, str):
+                self._text(value, here, name)  # vLLM makes it part of a URL
             else:
                 self._other(value, here, name)
 
@@ -267,7 +280,7 @@ class _Walk:
     ) -> None:
         """The very value that an engine opens."""
         match value:
-            case None:  # vLLM: media that it knows by its `uuid`
+            case None:  # vLLM: media that it keeps under the `uuid` beside
                 return
             case dict():
                 self.visit(value, path, within="content")
@@ -280,10 +293,16 @@ class _Walk:
                 return
             case str():
                 pass
+            case _ if self._engine_judges:
+                return
             case _:
                 refuse("Media is named by a string.", path)
-        if not (accepts and self._wall.takes_urls) and looks_like_reference(value):
+        is_reference = looks_like_reference(value)
+        if is_reference and not (accepts and self._wall.takes_urls):
             refuse(self._wall.unexpected, path)
+        if self._engine_judges and not is_reference:
+            _check_handles(value, path)
+            return
         parse = parse_data_reference if may_be_bare else parse_media_reference
         reference = parse(value, param=json_path(path))
         field = MediaField(path, kind, form, reference)
@@ -294,6 +313,9 @@ class _Walk:
     def _other(self, value: object, path: Path, name: str) -> None:
         """What stands under a key that means nothing to us."""
         if name in _UNREAD:
+            return
+        if name == "uuid":
+            self._kept(value, path)
             return
         if name in {"file_id", "file_ids"} and value:
             refuse(self._wall.unexpected, path)
@@ -308,12 +330,33 @@ class _Walk:
             case dict():
                 self.visit(value, path, within=name)
 
+    def _kept(self, value: object, path: Path) -> None:
+        """What vLLM's `uuid` names; wherever it stands, for only vLLM knows what it takes for a content part."""
+        if value is not None:
+            self.fields.append(MediaField(path, None, Form.URI, KeptReference(json.dumps(value))))
+
     def _text(self, value: str, path: Path, name: str) -> None:
-        if name in _PROSE or not names_a_file(value):
+        if name in _PROSE:
+            return
+        _check_handles(value, path)
+        if not names_a_file(value):
             return
         if looks_like_reference(value):
             refuse(self._wall.unexpected, path)
-        raise SourceNotAllowed("No file: URL may be named.", param=json_path(path))
+        if not self._engine_judges:
+            raise SourceNotAllowed("No file: URL may be named.", param=json_path(path))
+
+
+def _has_file_id(members: dict[str, Any]) -> bool:
+    """Whether an object, or one that it holds as a file or a source, has a `file_id`."""
+    inner = (value for key, value in members.items() if key in _HOLDERS and isinstance(value, dict))
+    return any(each.get("file_id") is not None for each in (members, *inner))
+
+
+def _check_handles(value: str, path: Path) -> None:
+    if names_a_handle(value):
+        message = f"{HANDLE_SCHEME} may not be named. Upload media with POST /v1/files and name it by its id."
+        raise SourceNotAllowed(message, param=json_path(path))
 
 
 def _media(name: str) -> tuple[bool, MediaKind | None]:

@@ -1,9 +1,16 @@
-"""The gateway: bodies that may name media are read and resolved, everything else passes through unread."""
+"""The gateway: bodies that may name media are read and resolved, everything else passes through unread.
+
+Around an engine that guards itself (`Judge.ENGINE`) a request that names none of our files gets the answer that it
+gets without us. So it may be as long and as odd as the engine lets it be: encoded, in another charset, no JSON at all.
+"""
 
 import asyncio
+import math
+import sys
 from collections.abc import AsyncGenerator
 
 from mediagate.core.errors import RouteNotFound
+from mediagate.dialects.fields import Judge
 from mediagate.gateway.engine import CacheSalts
 from mediagate.gateway.media_endpoints import (
     body_too_large,
@@ -12,9 +19,12 @@ from mediagate.gateway.media_endpoints import (
     media_dialect,
 )
 from mediagate.operations.deliver import OpenBlob, stream
-from mediagate.operations.resolve import Resolved, Resolver, Salt
+from mediagate.operations.resolve import CacheNames, Resolved, Resolver
 from mediagate.web.asgi import ASGIApp, Headers, Message, Receive, Scope, Send, unless_gone
 from mediagate.web.body import Body, Patience
+
+ENDLESS = Patience(idle_timeout_s=math.inf, min_bytes_per_s=0.0, deadline_s=math.inf)
+"""With the clients of an engine that waits for its bodies as long as they take."""
 
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
@@ -26,9 +36,11 @@ class Gateway:
         upstream: Answers.
         resolver: Turns references into what the upstream accepts.
         open_blob: Opens the bytes of a file that the resolver leased.
-        max_json_bytes: Largest body that is read.
+        max_json_bytes: Largest body that is read; None: whatever the upstream would read. A body that is not read can
+            be neither refused nor salted, so there is no third way.
         patience: With clients that send one.
-        salts: Keeps tenants apart in the upstream's prefix cache; None: nothing is done about that.
+        salts: Keeps tenants apart in the upstream's caches; None: nothing is done about that.
+        judge: Who judges what is named in bodies and is no file of ours.
     """
 
     def __init__(
@@ -37,16 +49,18 @@ class Gateway:
         upstream: ASGIApp,
         resolver: Resolver,
         open_blob: OpenBlob,
-        max_json_bytes: int,
+        max_json_bytes: int | None,
         patience: Patience,
         salts: CacheSalts | None = None,
+        judge: Judge = Judge.WALL,
     ) -> None:
         self._upstream = upstream
         self._resolver = resolver
         self._open_blob = open_blob
-        self._max_json_bytes = max_json_bytes
+        self._max_json_bytes = sys.maxsize if max_json_bytes is None else max_json_bytes
         self._patience = patience
         self._salts = salts
+        self._judge = judge
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -58,7 +72,8 @@ class Gateway:
             await self._upstream(scope, receive, send)
             return
         headers = scope["headers"]
-        check_encoding(headers)
+        if self._judge is Judge.WALL:
+            check_encoding(headers)
         raw = await Body(headers, receive, patience=self._patience).read(
             max_bytes=self._max_json_bytes, too_large=body_too_large(self._max_json_bytes)
         )
@@ -67,8 +82,9 @@ class Gateway:
                 raw,
                 dialect=dialect,
                 principal=scope["principal"],
-                salt=await self._salt(scope),
+                names=await self._cache_names(scope),
                 came_in_at=_came_in_at(scope),
+                judge=self._judge,
             )
         else:  # such as POST /v1/responses/{id}/cancel
             resolved = Resolved(())
@@ -78,8 +94,9 @@ class Gateway:
             source = _Source(resolved, self._open_blob, receive)
             try:
                 answering = self._upstream(framed, source.receive, send)
-                if resolved.files:
-                    # An upstream that takes its time with a long body must not hide that the client has left.
+                if resolved.files and self._judge is Judge.WALL:
+                    # An upstream that takes its time with a long body must not hide that the client has left. An
+                    # engine in this process listens itself, and what it does behind an answer must not be cut off.
                     await unless_gone(answering, receive)
                 else:
                     await answering
@@ -88,10 +105,10 @@ class Gateway:
         finally:
             await resolved.close()
 
-    async def _salt(self, scope: Scope) -> Salt | None:
+    async def _cache_names(self, scope: Scope) -> CacheNames | None:
         if self._salts is None:
             return None
-        return await self._salts.salt_for(scope["method"], scope["raw_path"], scope["principal"])
+        return await self._salts.names_for(scope["method"], scope["raw_path"], scope["principal"])
 
 
 class _Source:

@@ -1,4 +1,4 @@
-"""What the upstream is, found out by asking it; and the one thing that makes a difference here: vLLM's `cache_salt`.
+"""What the upstream is, found out by asking it; and what makes a difference here: what vLLM keeps for tenants.
 
 **Asking.** Nothing is asked before somebody needs to know. An answer is kept for good; where there is none (the
 upstream is down, or wants a key that we do not have), the next need asks again, at most once in `ASK_AGAIN_S`.
@@ -16,10 +16,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Protocol
 
-from mediagate.core.scopes import DEFAULT_SCOPE, Principal
+from mediagate.core.scopes import DEFAULT_SCOPE, Principal, Scope
 from mediagate.core.store_key import StoreKey, Use
 from mediagate.gateway.media_endpoints import leads_to
-from mediagate.operations.resolve import Salt
+from mediagate.operations.resolve import CacheNames
 
 logger = logging.getLogger(__name__)
 
@@ -95,24 +95,40 @@ class EngineProbe:
 
 
 class CacheSalts:
-    """Keeps tenants apart in vLLM's prefix cache.
+    """Keeps tenants apart in vLLM's caches: that of prefixes by a salt, that of media by the names that clients give.
+
+    vLLM keeps media under a client's `uuid`, for all clients alike: whoever knows or guesses one asks about another's
+    media, and one that is the digest of somebody's media puts other media in their place.
 
     Args:
-        key: Turns scopes into salts that nobody can make or guess.
-        is_wanted: Whether the upstream takes salts.
+        key: Turns scopes into names that nobody can make or guess.
+        is_wanted: Whether the upstream is vLLM.
     """
 
     def __init__(self, *, key: StoreKey, is_wanted: Callable[[], Awaitable[bool]]) -> None:
         self._key = key
         self._is_wanted = is_wanted
 
-    async def salt_for(self, method: str, raw_path: bytes, principal: Principal) -> Salt | None:
-        """How to salt the body of a request; None: it is left alone."""
-        if principal.scope == DEFAULT_SCOPE or method.upper() != "POST":
+    async def names_for(
+        self, method: str, raw_path: bytes, principal: Principal
+    ) -> CacheNames | None:
+        """What things are called in a request whose body is read; None: what the client calls them.
+
+        A request that leaves out its scope, where it may, is not salted, as it shares nothing with any tenant's. What
+        it calls media is not what tenants call theirs.
+        """
+        scope = principal.known_scope
+        if scope == DEFAULT_SCOPE or method.upper() != "POST":
             return None
-        if not leads_to(raw_path, _SALTED) or not await self._is_wanted():
+        if not await self._is_wanted():
             return None
-        return partial(self._key.tag, Use.CACHE_SALT, principal.scope)
+        return CacheNames(
+            media=partial(self._key.tag, Use.CACHED_MEDIA, scope or DEFAULT_SCOPE),
+            salt=self._salt(scope) if scope and leads_to(raw_path, _SALTED) else None,
+        )
+
+    def _salt(self, scope: Scope) -> Callable[[str], str]:
+        return partial(self._key.tag, Use.CACHE_SALT, scope)
 
 
 def _lists_models_of_vllm(answer: bytes) -> bool | None:

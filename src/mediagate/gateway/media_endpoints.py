@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 from mediagate.core.errors import BodyTooLarge, MalformedBody
 from mediagate.dialects import anthropic_messages, openai_chat, openai_responses
 from mediagate.dialects.attachments import CHAT, RESPONSES, Conversation
-from mediagate.dialects.fields import Dialect
+from mediagate.dialects.fields import Dialect, Judge
 from mediagate.web.asgi import HeaderList
 
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
@@ -47,6 +47,8 @@ _CONVERSATIONS: dict[tuple[str, ...], Conversation] = {
 }
 """Last path segments; any prefix may be before them, no suffix behind."""
 
+_FORM_PATHS = frozenset(b"/v1/" + "/".join(end).encode() for end in _CONVERSATIONS)
+
 
 _FILES = frozenset({("v1", "files"), ("v1", "uploads")})
 """First path segments."""
@@ -73,8 +75,16 @@ def media_dialect(method: str, raw_path: bytes) -> Dialect | None:
     return None
 
 
-def form_conversation(raw_path: bytes) -> Conversation | None:
-    """How a request to this path may be a form, with files beside its JSON; None: it may not."""
+def form_conversation(raw_path: bytes, *, judge: Judge = Judge.WALL) -> Conversation | None:
+    """How a request to this path may be a form, with files beside its JSON; None: it may not.
+
+    Args:
+        raw_path: Undecoded.
+        judge: An engine that guards itself asks for no key at paths that it does not know. Files that come there must
+            not get into the store: for such an engine only its own spelling counts.
+    """
+    if judge is Judge.ENGINE and raw_path not in _FORM_PATHS:
+        return None
     found = (takes for end, takes in _CONVERSATIONS.items() if leads_to(raw_path, (end,)))
     return next(found, None)
 

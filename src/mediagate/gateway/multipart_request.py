@@ -27,7 +27,7 @@ from mediagate.core.expiry import MIN_EXPIRES_AFTER_S, Lifetime
 from mediagate.core.files import FileId, Purpose
 from mediagate.core.scopes import Scope as Owner
 from mediagate.dialects.attachments import Attachment, Conversation, Payload
-from mediagate.dialects.fields import Dialect
+from mediagate.dialects.fields import Dialect, Judge
 from mediagate.executor import Executor, complete
 from mediagate.gateway.media_endpoints import (
     body_too_large,
@@ -80,6 +80,7 @@ class MultipartRequests:
         max_payload_bytes: Of the part `payload`.
         max_lifetime_s: The files live no longer, in seconds; None: as long as they are meant to.
         patience: With clients that send a form.
+        judge: Who judges what the payload names and is no file of ours.
     """
 
     def __init__(
@@ -93,7 +94,9 @@ class MultipartRequests:
         max_payload_bytes: int,
         max_lifetime_s: float | None,
         patience: Patience,
+        judge: Judge = Judge.WALL,
     ) -> None:
+        self.judge = judge
         self.receiver = receiver
         self.files = files
         self.holder = holder
@@ -107,7 +110,7 @@ class MultipartRequests:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         headers = scope["headers"]
-        reader = _reader(scope) if is_form(headers) else None
+        reader = _reader(scope, self.judge) if is_form(headers) else None
         if reader is None:
             await self._app(scope, receive, send)
             return
@@ -242,7 +245,12 @@ class _Form:
             raise
 
     def _payload(self, raw: bytes) -> Payload:
-        return Payload(raw, dialect=self._dialect, conversation=self._conversation)
+        return Payload(
+            raw,
+            dialect=self._dialect,
+            conversation=self._conversation,
+            judge=self._requests.judge,
+        )
 
     async def _run(
         self, size_bytes: int, function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs
@@ -302,12 +310,12 @@ async def _next_bytes(events: _Events) -> memoryview | None:
     return event.data if isinstance(event, FileChunk) else None
 
 
-def _reader(scope: Scope) -> tuple[Dialect, Conversation] | None:
+def _reader(scope: Scope, judge: Judge) -> tuple[Dialect, Conversation] | None:
     """How to read the JSON of a form; None: no form is taken here."""
     if scope["method"] != "POST":
         return None
     dialect = media_dialect("POST", scope["raw_path"])
-    conversation = form_conversation(scope["raw_path"])
+    conversation = form_conversation(scope["raw_path"], judge=judge)
     return None if dialect is None or conversation is None else (dialect, conversation)
 
 

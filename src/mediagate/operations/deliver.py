@@ -22,13 +22,11 @@ from mediagate.blobs.driver import BlobReader
 from mediagate.core.errors import InternalError
 from mediagate.core.files import FileId, FileObject
 from mediagate.core.leases import LeaseId
+from mediagate.core.references import HANDLE_SCHEME as HANDLE_SCHEME
 from mediagate.core.store_key import StoreKey, Use
 from mediagate.dialects.fields import Form
 from mediagate.index.driver import Index
 from mediagate.operations.files import file_not_found
-
-HANDLE_SCHEME = "mediagate-media:"
-"""Never passes from a client: the wall knows no such scheme."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,25 +3,35 @@
     parse strictly → find media fields, refuse what may not pass → lease all files at once → check kinds → splice
 
 Whatever fails, fails before the upstream hears of the request, and nothing stays leased.
+
+An engine that guards itself (`Judge.ENGINE`) also gets bodies that are not strictly JSON, if it reads nothing of ours
+in them: it is vLLM, and reads with Python's own `json`, as is done here to know.
 """
 
 import binascii
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mediagate.core.errors import (
     InvalidReference,
+    InvalidRequest,
     InvalidValue,
+    MalformedBody,
     MediaKindMismatch,
     SourceNotAllowed,
 )
 from mediagate.core.events import FileResolved, Observer, ignore
 from mediagate.core.files import FileId, FileObject, MediaKind
-from mediagate.core.references import AttachmentReference, Base64Reference, FileReference
+from mediagate.core.references import (
+    AttachmentReference,
+    Base64Reference,
+    FileReference,
+    KeptReference,
+)
 from mediagate.core.scopes import Principal, Scope
-from mediagate.dialects.fields import Dialect, Edit, Form, MediaField, Place, Slot
+from mediagate.dialects.fields import Dialect, Edit, Form, Judge, MediaField, Place, Slot
 from mediagate.dialects.strict_json import Path, Span, parse_object, spans
 from mediagate.executor import Executor
 from mediagate.media.sniff import HEAD_BYTES, MEDIA_TYPES, sniff
@@ -56,8 +66,17 @@ _FORMATS = {"audio/mpeg": "mp3", "audio/mp4": "m4a", "audio/x-matroska": "mka"}
 """OpenAI's names for audio formats where they differ from the subtype."""
 
 
-Salt = Callable[[str], str]
-"""A client's own `cache_salt`, or nothing → the one that the engine is told."""
+@dataclass(frozen=True, slots=True)
+class CacheNames:
+    """What vLLM is told to call what it keeps for a tenant: names that no other tenant can make.
+
+    Attributes:
+        media: The name that a client gives media (`uuid`), as JSON → the one that the engine is told.
+        salt: A client's own `cache_salt`, or nothing → the one that the engine is told; None: that is left alone.
+    """
+
+    media: Callable[[str], str]
+    salt: Callable[[str], str] | None = None
 
 
 class HeldFiles(Leased, Protocol):
@@ -133,10 +152,11 @@ class Resolver:
         *,
         dialect: Dialect,
         principal: Principal,
-        salt: Salt | None = None,
+        names: CacheNames | None = None,
         came_in_at: str | None = None,
+        judge: Judge = Judge.WALL,
     ) -> Resolved:
-        """Judge `raw`, lease what it names, and rewrite it; without references and salt it stays as it is.
+        """Judge `raw`, lease what it names, and rewrite it; without references and names it stays as it is.
 
         The caller closes the result, whatever becomes of the request.
 
@@ -144,8 +164,9 @@ class Resolver:
             raw: The body.
             dialect: Finds its media fields.
             principal: Whose files it may name.
-            salt: Makes the body's `cache_salt`; None: that is left alone.
+            names: Makes the body's `cache_salt` and each `uuid`; None: they are left alone.
             came_in_at: The URL at which the request reached this server, without a path.
+            judge: Who judges what is no file of ours.
 
         Raises:
             MalformedBody: Not the one JSON object that it should be.
@@ -153,12 +174,13 @@ class Resolver:
             SourceNotAllowed: A media field names what no client may name.
             MediaKindMismatch: A file, or inline base64, is of another kind than its place takes.
             FileNotFound: A file is unknown, expired, deleted or foreign.
+            InvalidScope: It names files, and the principal does not say whose.
             InvalidValue: The body's shape, its `cache_salt`, or too many references.
         """
         if len(raw) > PARSED_IN_PLACE_BYTES:
-            fields, where, changes = await self._executor.run(_read, raw, dialect, salt)
+            fields, where, changes = await self._executor.run(_read, raw, dialect, names, judge)
         else:
-            fields, where, changes = _read(raw, dialect, salt)
+            fields, where, changes = _read(raw, dialect, names, judge)
         if not fields:
             return Resolved(_splice(raw, changes) if changes else (raw,))
         ids = dict.fromkeys(file_id for _, file_id in fields)
@@ -199,32 +221,74 @@ class _Change:
 
 
 def _read(
-    raw: bytes, dialect: Dialect, salt: Salt | None
+    raw: bytes, dialect: Dialect, names: CacheNames | None, judge: Judge
 ) -> tuple[list[tuple[MediaField, FileId]], dict[Path, Span], list[_Change]]:
     """The fields that name files, where the values that they change stand, and what changes without any file."""
-    body = parse_object(raw)
-    named: list[tuple[MediaField, FileId]] = []
-    for field in dialect(body):
+    try:
+        body = parse_object(raw)
+    except MalformedBody:
+        if judge is Judge.ENGINE and _is_left_to_engine(raw, dialect, names):
+            return [], {}, []
+        raise
+    fields = dialect(body, judge=judge)
+    named = list(_named(fields))
+    if len(named) > MAX_REFERENCES:
+        message = f"A request names at most {MAX_REFERENCES} files."
+        raise InvalidValue(message, param=named[MAX_REFERENCES][0].param)
+    kept = {} if names is None else _renamed(fields, names)
+    paths = {edit.path for field, _ in named for edit in field.edits} | kept.keys()
+    salt = None if names is None else names.salt
+    if salt is not None:
+        paths |= {_CACHE_SALT}
+    where = spans(raw, paths) if paths else {}
+    changes = [_renaming(name, where[path]) for path, name in kept.items()]
+    if salt is not None:
+        changes.append(_salting(raw, body, salt, where))
+    return named, where, changes
+
+
+def _named(fields: Iterable[MediaField]) -> Iterator[tuple[MediaField, FileId]]:
+    """The fields that name files; inline base64 is judged on the way."""
+    for field in fields:
         match field.reference:
             case FileReference(file_id):
-                named.append((field, file_id))
+                yield field, file_id
             case AttachmentReference():
                 raise InvalidReference(_NO_ATTACHMENT, param=field.param)
             case Base64Reference(text):
                 _check_base64(field, text)
-    if len(named) > MAX_REFERENCES:
-        message = f"A request names at most {MAX_REFERENCES} files."
-        raise InvalidValue(message, param=named[MAX_REFERENCES][0].param)
-    paths = {edit.path for field, _ in named for edit in field.edits}
-    if salt is not None:
-        paths |= {_CACHE_SALT}
-    where = spans(raw, paths) if paths else {}
-    changes = [] if salt is None else [_salting(raw, body, salt, where)]
-    return named, where, changes
+
+
+def _renamed(fields: Iterable[MediaField], names: CacheNames) -> dict[Path, str]:
+    """What an engine is told instead of the names under which it keeps media."""
+    return {
+        field.path: names.media(field.reference.name)
+        for field in fields
+        if isinstance(field.reference, KeptReference)
+    }
+
+
+def _is_left_to_engine(raw: bytes, dialect: Dialect, names: CacheNames | None) -> bool:
+    """Whether a body that is not strictly JSON is none to Python either, or has nothing in it that is ours."""
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError):
+        return True
+    if isinstance(body, dict) and names is not None:
+        return False  # it would have to be changed
+    try:
+        fields = dialect(body if isinstance(body, dict) else {"": body}, judge=Judge.ENGINE)
+    except (InvalidRequest, RecursionError):
+        return False
+    return all(isinstance(field.reference, KeptReference) for field in fields)
+
+
+def _renaming(name: str, span: Span) -> _Change:
+    return _Change(span.start, span.stop, (json.dumps(name).encode(),))
 
 
 def _salting(
-    raw: bytes, body: Mapping[str, Any], salt: Salt, where: Mapping[Path, Span]
+    raw: bytes, body: Mapping[str, Any], salt: Callable[[str], str], where: Mapping[Path, Span]
 ) -> _Change:
     """Puts our `cache_salt` where the client's stands, or at the front."""
     own = body.get("cache_salt")

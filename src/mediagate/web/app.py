@@ -16,6 +16,7 @@ class WebApp:
         authenticator: Who may come in.
         patience: With slow bodies.
         otherwise: Everything else; finds the caller as `scope["principal"]`, as does whoever called this app.
+        guard: What everything else has to show.
     """
 
     def __init__(
@@ -25,11 +26,13 @@ class WebApp:
         authenticator: Authenticator,
         patience: Patience,
         otherwise: ASGIApp,
+        guard: Guard = Guard.TENANT,
     ) -> None:
         self._routes = routes
         self._authenticator = authenticator
         self._patience = patience
         self._otherwise = otherwise
+        self._guard = guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -39,7 +42,7 @@ class WebApp:
             return
         headers = scope["headers"]
         found = self._match(scope["raw_path"])
-        guard = Guard.TENANT if found is None else found[0].guard
+        guard = self._guard if found is None else found[0].guard
         principal = scope["principal"] = self._authenticator.principal_of(scope, guard=guard)
         if found is None:
             headers = self._authenticator.for_upstream(headers)

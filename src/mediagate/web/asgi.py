@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, TypeVar
+from urllib.parse import quote, unquote
 
 _T = TypeVar("_T")
 
@@ -30,6 +31,22 @@ class ClientGone(Exception):
 def header_values(headers: HeaderList, name: bytes) -> list[bytes]:
     """All values of the header `name` (lower case), in order."""
     return [value for key, value in headers if key.lower() == name]
+
+
+def path_below_root(scope: Scope) -> bytes:
+    """The path of an app that may live below a root path, undecoded, with or without that in what it was sent.
+
+    Decoded, it is `path` without `root_path`, cut off as plain text and once. That is the text by which vLLM's
+    authentication decides whether to ask for a key; so a route below `/v1` that matches here was asked for one there,
+    however the path was spelt, and whatever stands in `raw_path`.
+    """
+    root: str = scope.get("root_path", "")
+    below: str = scope["path"].removeprefix(root)
+    raw: bytes = scope.get("raw_path") or b""
+    for spelling in (raw, raw.removeprefix(root.encode())):
+        if unquote(spelling.decode("latin-1")) == below:
+            return spelling
+    return quote(below, errors="replace").encode()
 
 
 async def unless_gone(work: Awaitable[_T], receive: Receive) -> _T:

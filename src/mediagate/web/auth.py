@@ -12,8 +12,8 @@ class Authenticator:
     """Says who calls: which key, and for which tenant.
 
     A key that has a scope of its own decides, and a scope header may only repeat it. Any other caller's scope is what
-    the header says. There is no way to leave it out and be somebody: a request without it is refused, never taken for
-    one of the default scope.
+    the header says. There is no way to leave it out and be somebody: a request without it is refused, at once or where
+    it reaches for files, and never taken for one of the default scope.
 
     Args:
         keys: Who may come in.
@@ -33,7 +33,7 @@ class Authenticator:
 
         Raises:
             Unauthenticated: A key is needed, and this is none.
-            InvalidScope: The scope header is missing or malformed.
+            InvalidScope: The scope header is malformed, or missing where `guard` asks for it.
             ScopeNotAllowed: It may not be set by this caller, or not to this.
         """
         if guard is Guard.NONE:
@@ -46,6 +46,8 @@ class Authenticator:
             return Principal(DEFAULT_SCOPE if own is None else own)
         named = self._scope_header.read(headers, scope.get("client"))
         found = named if own is None else own
+        if found is None and guard is Guard.TENANT_OF_FILES:
+            return Principal(self._scope_header.missing())
         if found is None:
             raise self._scope_header.missing()
         if named not in {None, found}:

@@ -84,7 +84,7 @@ class Edge:
                 logger.exception("an error nobody handled")
             # Whoever got so far as to be known is told of by his scope.
             principal = watched.scope.get("principal")
-            self._observer(RequestFailed(scope=principal and principal.scope, error=error))
+            self._observer(RequestFailed(scope=principal and principal.known_scope, error=error))
             status, headers, body = render(error)
             await watched.send(
                 {"type": "http.response.start", "status": status, "headers": headers}

@@ -45,6 +45,8 @@ class Guard(Enum):
     """An API key; the request belongs to no tenant."""
     TENANT = 2
     """An API key, and the tenant that the request is for."""
+    TENANT_OF_FILES = 3
+    """An API key, and the tenant as soon as the request is for anybody's files; then its absence is an error."""
 
 
 @dataclass(frozen=True, slots=True)

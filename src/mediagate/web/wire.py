@@ -11,6 +11,9 @@ from mediagate.index.driver import Order, Page
 MAX_LIST_LIMIT = 10_000
 """OpenAI `listFiles`: the largest `limit`, and the default."""
 
+_BATCH = "batch"
+"""The purpose of OpenAI's that inference servers with a batch API of their own take on the same path."""
+
 
 def file_json(file: FileObject) -> dict[str, Any]:
     """OpenAI's `OpenAIFile`, with `mime_type` beside its own fields.
@@ -85,8 +88,13 @@ def parse_purpose(text: str | None) -> Purpose:
     try:
         return Purpose(text)
     except ValueError:
-        allowed = ", ".join(Purpose)
-        raise InvalidValue(f"'purpose' must be one of: {allowed}.", param="purpose") from None
+        message = f"'purpose' must be one of: {', '.join(Purpose)}."
+        if text == _BATCH:
+            message += (
+                " Input of a batch API is not taken: if the inference server has such an API on the same path, it is "
+                "hidden as long as --enable-file-uploads is on."
+            )
+        raise InvalidValue(message, param="purpose") from None
 
 
 def parse_limit(text: str | None) -> int:

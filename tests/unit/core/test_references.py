@@ -12,6 +12,7 @@ from mediagate.core.references import (
     UrlReference,
     looks_like_reference,
     names_a_file,
+    names_a_handle,
     parse_data_reference,
     parse_file_reference,
     parse_media_reference,
@@ -270,6 +271,27 @@ def test_a_string_of_unknown_meaning_may_name_a_file(value: str) -> None:
 @pytest.mark.parametrize("value", [ID, "profile: x", "see file:///x", "", "x" * 100 + "file:"])
 def test_a_string_of_unknown_meaning_may_be_a_word(value: str) -> None:
     assert not names_a_file(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "mediagate-media:",
+        "mediagate-media:0123",
+        " \n\x00mediagate-media:",
+        "MediaGate-Media:x",
+        "mediagate-\nmedia:x",
+        "data:audio/wav;base64,mediagate-media:0123",
+        "x" * 100_000 + "mediagate-media:",
+    ],
+)
+def test_a_handle_is_known_wherever_it_stands(value: str) -> None:
+    assert names_a_handle(value)
+
+
+@pytest.mark.parametrize("value", ["", "mediagate-media", "media:x", "gate-media:x", ID, "A" * 999])
+def test_other_strings_are_no_handles(value: str) -> None:
+    assert not names_a_handle(value)
 
 
 @settings(deadline=None)

@@ -1,8 +1,9 @@
-"""What may be the name of a scope."""
+"""What may be the name of a scope, and whose a request is that names none."""
 
 import pytest
 
-from mediagate.core.scopes import parse_scope
+from mediagate.core.errors import InvalidScope
+from mediagate.core.scopes import DEFAULT_SCOPE, Principal, Scope, parse_scope
 
 
 @pytest.mark.parametrize(
@@ -35,3 +36,17 @@ def test_printable_ascii_is_a_scope_as_it_stands(text: str) -> None:
 def test_anything_else_is_none(text: str) -> None:
     """H69: a comma is how two header lines look when somebody made one of them."""
     assert parse_scope(text) is None
+
+
+@pytest.mark.parametrize("scope", [DEFAULT_SCOPE, Scope("a")])
+def test_caller_is_known_by_his_scope(scope: Scope) -> None:
+    assert Principal(scope).known_scope == Principal(scope).scope == scope
+
+
+def test_caller_who_has_to_say_and_does_not_is_refused_where_it_matters() -> None:
+    """H65."""
+    nobody = Principal(InvalidScope("Say for whom.", param="X-Tenant"))
+
+    assert nobody.known_scope is None
+    with pytest.raises(InvalidScope, match="Say for whom"):
+        nobody.scope  # noqa: B018

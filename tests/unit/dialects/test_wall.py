@@ -1,6 +1,6 @@
 """What holds in every dialect alike."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -10,9 +10,15 @@ from hypothesis import strategies as st
 from edited import WORDS, edited
 from mediagate.core.errors import InvalidReference, InvalidRequest, SourceNotAllowed
 from mediagate.core.files import FileId, MediaKind
-from mediagate.core.references import Base64Reference, FileReference
+from mediagate.core.references import (
+    HANDLE_SCHEME,
+    AttachmentReference,
+    Base64Reference,
+    FileReference,
+    KeptReference,
+)
 from mediagate.dialects import anthropic_messages, openai_chat, openai_responses
-from mediagate.dialects.fields import Dialect, Slot
+from mediagate.dialects.fields import Dialect, Judge, MediaField, Slot
 
 ID = "file-0123456789abcdef0123456789abcdef"
 NAMED = "vllm-file://" + ID
@@ -200,8 +206,8 @@ def test_tokens_pass(find: Dialect, tokens: list[Any]) -> None:
 @pytest.mark.parametrize(
     "part",
     [
-        {"type": "image_url", "image_url": None, "uuid": ID},
-        {"type": "image_url", "image_url": {"url": None}, "uuid": NAMED},
+        {"type": "image_url", "image_url": None},
+        {"type": "image_url", "image_url": {"url": None}, "uuid": None},
         {
             "type": "text",
             "text": "x",
@@ -240,6 +246,42 @@ def test_keys_that_mean_nothing_to_us_are_left_alone(find: Dialect, part: dict[s
 )
 def test_other_fields_of_known_requests_name_nothing(find: Dialect, body: dict[str, Any]) -> None:
     assert find(body) == []
+
+
+# What an engine keeps under a name of the client's ------------------------------------------------
+
+
+@every_dialect
+@pytest.mark.parametrize("judge", Judge)
+@pytest.mark.parametrize(
+    ("uuid", "name"),
+    [
+        ("u-1", '"u-1"'),
+        ("", '""'),
+        (NAMED, f'"{NAMED}"'),
+        ("\ud800", r'"\ud800"'),
+        (7, "7"),
+        (False, "false"),
+        (["u"], '["u"]'),
+        ({"uuid": "u"}, '{"uuid": "u"}'),
+    ],
+)
+def test_what_vllm_keeps_is_found_by_its_name(
+    find: Dialect, judge: Judge, uuid: object, name: str
+) -> None:
+    """Any value that is not null: vLLM turns it into a string, and takes that for a name."""
+    for part in (
+        {"type": "image_url", "image_url": None, "uuid": uuid},
+        {"image_embeds": None, "uuid": uuid},
+        {"type": "text", "image_url": {"url": None}, "uuid": uuid},
+    ):
+        bodies = [*_bodies(part), {"content_parts": [part]}, {"data_1": [part]}]
+        for body in bodies:
+            (field,) = find(body, judge=judge)
+
+            assert field.path[-1] == "uuid"
+            assert field.reference == KeptReference(name)
+            assert field.edits == ()
 
 
 # What passes --------------------------------------------------------------------------------------
@@ -593,3 +635,222 @@ def _left_over(value: Any) -> Iterator[Any]:
                 yield member
             if not (key == "input" and value.get("type") == "tool_use"):
                 yield from _left_over(member)
+
+
+# Inside an engine that guards itself --------------------------------------------------------------
+
+OWN_BUSINESS = [
+    *(
+        "file:///etc/passwd",
+        "FILE:///x",
+        PATH,
+        "../x",
+        "ftp://h/x",
+        "s3://b/x",
+        URL,
+        "http:x",
+        DATA,
+    ),
+    *(
+        "data:image/png,x",
+        "data:;base64,../x",
+        "AAAA",
+        "AA",
+        "not base64",
+        "",
+        " ",
+        "\x00",
+        "clip.mp4",
+    ),
+    *("mediagate-media", "x" * 100),
+]
+
+OURS = (FileReference, AttachmentReference)
+
+
+def _ours(fields: Sequence[MediaField]) -> list[MediaField]:
+    """What is found, but for what an engine keeps."""
+    return [field for field in fields if not isinstance(field.reference, KeptReference)]
+
+
+ODD: list[Any] = [5, 0.5, True, False, None, [], {}, [[]], [5], {"url": 5}, [{"x": 1}]]
+
+
+def _asking(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """`part` in requests to vLLM."""
+    yield {"messages": [{"role": "user", "content": [part]}]}
+    yield {"input": [part]}
+
+
+@every_dialect
+@pytest.mark.parametrize("value", [*OWN_BUSINESS, *ODD])
+def test_engine_that_judges_gets_all_that_names_no_file_of_ours(find: Dialect, value: Any) -> None:
+    for part in (*_hidden(value), *_as_part(value)):
+        for body in _asking(part):
+            assert _ours(find(body, judge=Judge.ENGINE)) == []
+
+
+@every_dialect
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "file"},
+        {"type": "file", "file": None},
+        {"type": "file", "file": "x"},
+        {"type": "file", "file": {}},
+        {"type": "file", "file": {"file_data": "x", "filename": "x"}},
+        {"type": "input_file", "file_data": "x"},
+        {"type": "input_file", "file_url": "x"},
+        {"type": "input_image"},
+        {"type": "input_image", "file_id": None, "image_url": 5},
+        {"type": "image", "source": {"type": "file"}},
+        {"type": "image", "source": {"type": "base64", "data": "../x", "media_type": 5}},
+        {"type": "image", "source": "x"},
+    ],
+)
+def test_engine_that_judges_gets_its_own_parts_however_odd(
+    find: Dialect, part: dict[str, Any]
+) -> None:
+    for body in _bodies(part):
+        assert _ours(find(body, judge=Judge.ENGINE)) == []
+
+
+@every_dialect
+@pytest.mark.parametrize("value", ["vllm-file://../x", NAMED.upper(), "file-xyz", NAMED + "/"])
+def test_malformed_reference_never_reaches_an_engine_that_judges(find: Dialect, value: str) -> None:
+    """H77."""
+    for part in (*_hidden(value), *_as_part(value)):
+        for body in _asking(part):
+            with pytest.raises(InvalidReference):
+                find(body, judge=Judge.ENGINE)
+
+
+@every_dialect
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "x", "x": NAMED},
+        {"type": "x", "x": ["attachment://a"]},
+        {"type": "x", "x": {"file_id": "anything"}},
+        {"type": "x", "file_ids": [ID]},
+        {"type": "file", "file": "x", "file_id": ID},
+        {"type": "file", "file": {"file_id": ID, "file_data": "x"}},
+        {"type": "file", "file": {"file_id": "x"}},
+        {"type": "file", "file": {"file_id": 5}},
+        {"type": "image", "source": {"type": "file", "file_id": "x"}},
+        {"type": "document", "source": {"type": "file", "file_id": ID}},
+        {"type": "input_image", "file_id": ID, "image_url": URL},
+        {"type": "image_url", "image_url": {"file_id": ID}},
+        {"type": "image_url", "image_url": [NAMED]},
+    ],
+)
+def test_reference_that_is_not_understood_never_reaches_an_engine_that_judges(
+    find: Dialect, part: dict[str, Any]
+) -> None:
+    """H77: it would be dropped, and answered 200."""
+    for body in _bodies(part):
+        with pytest.raises(InvalidReference):
+            find(body, judge=Judge.ENGINE)
+
+
+TOKEN = HANDLE_SCHEME + "0123456789abcdef" * 2
+
+
+@every_dialect
+@pytest.mark.parametrize("judge", Judge)
+@pytest.mark.parametrize(
+    "value",
+    [
+        TOKEN,
+        TOKEN.upper(),
+        " \t" + TOKEN,
+        "data:image/png;base64," + TOKEN,
+        "DATA:," + TOKEN,
+        "data:image/png;base64,AAAA," + TOKEN,
+        "wav;base64," + TOKEN,
+        "wav," + TOKEN,
+        "A" * 100_000 + TOKEN,
+    ],
+)
+def test_no_client_names_what_we_tell_an_engine(find: Dialect, judge: Judge, value: str) -> None:
+    for part in (
+        *_hidden(value),
+        {"type": "input_audio", "input_audio": {"data": value}},
+        {"type": "input_audio", "input_audio": {"data": "AAAA", "format": value}},
+        {"type": "image", "source": {"type": "base64", "data": "AAAA", "media_type": value}},
+        {"type": "image_embeds", "image_embeds": {"a": value}},
+    ):
+        for body in _asking(part):
+            with pytest.raises(SourceNotAllowed) as caught:
+                find(body, judge=judge)
+
+            assert caught.value.param
+            assert TOKEN not in caught.value.message
+
+
+@every_dialect
+@pytest.mark.parametrize("judge", Judge)
+def test_prose_may_speak_of_handles(find: Dialect, judge: Judge) -> None:
+    assert find(_conversation(TOKEN), judge=judge) == []
+
+
+ANY_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=8)
+    | st.sampled_from([*OWN_BUSINESS, NAMED, ID, "attachment://a", "file-", "vllm-file:", TOKEN]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    *(*MEDIA_KEYS, "input_audio", "images", "IMAGE_URL", "format", "detail"),
+                    *("type", "text", "url", "URL", "data", "path", "file", "file_id", "file_data"),
+                    *("source", "content", "input", "output", "messages", "media_type", "x"),
+                    *("image_embeds", "uuid", "tools", "media_io_kwargs"),
+                ]
+            ),
+            inner
+            | st.sampled_from(
+                ["image_url", "input_image", "input_file", "image", "file", "text", "tool_use"]
+            ),
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+def _names_ours(value: Any) -> bool:
+    """Whether anything in `value` could be a reference of ours, by its looks alone."""
+    if isinstance(value, dict):
+        return any(
+            ("file_id" in key.lower() and member) or _names_ours(member)
+            for key, member in value.items()
+        )
+    if isinstance(value, list):
+        return any(map(_names_ours, value))
+    text = "".join(str(value).split()).lower()
+    return any(word in text for word in ("vllm-file:", "file-", "attachment:", HANDLE_SCHEME))
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.sampled_from(DIALECTS),
+    st.sampled_from(["messages", "input", "prompt", "x"]),
+    st.lists(ANY_JSON, max_size=4),
+)
+def test_engine_that_judges_loses_nothing_and_gets_what_the_wall_resolves(
+    find: Dialect, key: str, parts: list[Any]
+) -> None:
+    """What names nothing of ours passes untouched; what the wall lets pass is resolved in the same way."""
+    body = {key: [{"role": "user", "content": parts}, *parts]}
+    if not _names_ours(body):
+        assert _ours(find(body, judge=Judge.ENGINE)) == []
+    try:
+        fields = find(body)
+    except InvalidRequest:
+        return
+    resolved = [field for field in fields if isinstance(field.reference, OURS)]
+    assert _ours(find(body, judge=Judge.ENGINE)) == resolved

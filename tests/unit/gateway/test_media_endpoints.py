@@ -6,8 +6,13 @@ from hypothesis import strategies as st
 
 from mediagate.core.errors import BodyTooLarge, MalformedBody
 from mediagate.dialects import anthropic_messages, openai_chat, openai_responses
-from mediagate.dialects.fields import Dialect
-from mediagate.gateway.media_endpoints import body_too_large, check_encoding, media_dialect
+from mediagate.dialects.fields import Dialect, Judge
+from mediagate.gateway.media_endpoints import (
+    body_too_large,
+    check_encoding,
+    form_conversation,
+    media_dialect,
+)
 
 CHAT, RESPONSES, MESSAGES = openai_chat.find, openai_responses.find, anthropic_messages.find
 
@@ -232,3 +237,16 @@ def test_a_body_over_the_limit_is_told_what_to_do_instead() -> None:
     assert isinstance(error, BodyTooLarge)
     assert "67108864 bytes" in error.message
     assert "POST /v1/files" in error.message
+
+
+@pytest.mark.parametrize("path", [b"/v1/chat/completions", b"/v1/responses"])
+def test_engine_that_guards_itself_takes_forms_at_its_own_paths(path: bytes) -> None:
+    assert form_conversation(path, judge=Judge.ENGINE) is form_conversation(path) is not None
+
+
+@pytest.mark.parametrize(
+    "path", [*DISGUISED, b"/chat/completions", b"/root/v1/responses", b"/v1/responses/"]
+)
+def test_engine_that_guards_itself_takes_forms_nowhere_else(path: bytes) -> None:
+    """Paths that it does not know it lets pass without a key: files must not get into the store there."""
+    assert form_conversation(path, judge=Judge.ENGINE) is None

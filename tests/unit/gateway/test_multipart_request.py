@@ -19,6 +19,7 @@ from mediagate.core.errors import (
     FileTooLarge,
     InsufficientStorage,
     InvalidReference,
+    InvalidScope,
     InvalidValue,
     MalformedBody,
     MediagateError,
@@ -29,6 +30,7 @@ from mediagate.core.errors import (
 )
 from mediagate.core.events import FileEvicted
 from mediagate.core.scopes import DEFAULT_SCOPE, Principal
+from mediagate.dialects.fields import Judge
 from mediagate.executor import Executor
 from mediagate.gateway.multipart_request import MAX_FILES, MultipartRequests
 from mediagate.web.asgi import ASGIApp, ClientGone, Headers, Message, Receive, Scope, Send
@@ -130,7 +132,12 @@ class Behind:
 
 
 def layer(
-    store: Store, app: ASGIApp, executor: Executor, *, max_lifetime_s: float | None = None
+    store: Store,
+    app: ASGIApp,
+    executor: Executor,
+    *,
+    max_lifetime_s: float | None = None,
+    judge: Judge = Judge.WALL,
 ) -> MultipartRequests:
     return MultipartRequests(
         app,
@@ -141,6 +148,7 @@ def layer(
         max_payload_bytes=400_000,
         max_lifetime_s=max_lifetime_s,
         patience=Patience(),
+        judge=judge,
     )
 
 
@@ -165,17 +173,21 @@ async def asking(
         *headers: tuple[bytes, bytes],
         method: str = "POST",
         raw_path: bytes = CHAT,
+        principal: Principal | None = None,
     ) -> None:
         scope = {
             "type": "http",
             "method": method,
             "raw_path": raw_path,
             "headers": [TYPE, *headers],
-            "principal": Principal(),
+            "principal": principal or Principal(),
         }
         await layer(store, app, executor, **own)(scope, client.receive, client.send)
 
-    own = {"max_lifetime_s": limits.pop("max_lifetime_s", None)}
+    own = {
+        "max_lifetime_s": limits.pop("max_lifetime_s", None),
+        "judge": limits.pop("judge", Judge.WALL),
+    }
     async with stores.opened(tmp_path, Clock(), **limits) as store:
         yield store, ask
 
@@ -512,6 +524,52 @@ async def test_what_is_neither_file_nor_payload_has_a_limit(
     found, _ = await refusal(tmp_path, executor, *([*junk, *form] if before else [*form, *junk]))
 
     assert type(found) in ({BodyTooLarge, MalformedBody} if before else {BodyTooLarge})
+
+
+@pytest.mark.parametrize("raw_path", [b"/x" + CHAT, b"/" + CHAT, b"/chat/completions", CHAT + b"/"])
+async def test_engine_that_guards_itself_gets_forms_at_paths_it_does_not_know(
+    tmp_path: Path, executor: Executor, raw_path: bytes
+) -> None:
+    """It asks for no key there, so nothing may be stored."""
+    passed: list[Receive] = []
+
+    async def app(_scope: Scope, receive: Receive, _send: Send) -> None:
+        passed.append(receive)
+
+    client = Client(payload() + FILE + END)
+    async with asking(tmp_path, executor, app, judge=Judge.ENGINE) as (store, ask):
+        await ask(client, raw_path=raw_path)
+        assert await store.is_clean()
+
+    assert passed == [client.receive]
+    assert client.taken == 0
+
+
+async def test_payload_may_name_what_the_engine_judges(tmp_path: Path, executor: Executor) -> None:
+    form = naming("file:///clip.png") + FILE + END
+    behind = Behind()
+
+    async with asking(tmp_path, executor, behind, judge=Judge.ENGINE) as (_, ask):
+        await ask(Client(form))
+
+    first, second = json.loads(behind.bodies[0])["messages"][0]["content"]
+    assert first["image_url"] == {"url": "file:///clip.png"}
+    assert second["type"] == "file"
+
+
+async def test_form_of_nobody_is_refused_before_it_is_read(
+    tmp_path: Path, executor: Executor
+) -> None:
+    """H65: its files would be nobody's."""
+    nobody = Principal(InvalidScope("Say for whom.", param="X-Tenant"))
+    client = Client(payload() + FILE + END)
+
+    async with asking(tmp_path, executor, Behind(), judge=Judge.ENGINE) as (store, ask):
+        with pytest.raises(InvalidScope):
+            await ask(client, principal=nobody)
+        assert await store.is_clean()
+
+    assert client.taken == 0
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import io
 import json
 import wave
 import zlib
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mediagate.core.errors import (
     FileNotFound,
     InvalidReference,
+    InvalidScope,
     InvalidValue,
     MalformedBody,
     MediagateError,
@@ -24,7 +25,7 @@ from mediagate.core.files import BlobKey, Digest, FileId, FileObject, Purpose
 from mediagate.core.leases import LeaseId
 from mediagate.core.scopes import Principal, Scope
 from mediagate.dialects import anthropic_messages, openai_responses
-from mediagate.dialects.fields import Dialect
+from mediagate.dialects.fields import Dialect, Judge, MediaField
 from mediagate.dialects.openai_chat import find
 from mediagate.executor import Executor
 from mediagate.operations.deliver import (
@@ -39,12 +40,13 @@ from mediagate.operations.files import file_not_found
 from mediagate.operations.resolve import (
     MAX_REFERENCES,
     PARSED_IN_PLACE_BYTES,
+    CacheNames,
     Resolved,
     Resolver,
-    Salt,
 )
 
 OURS, THEIRS = Scope("ours"), Scope("theirs")
+US = Principal(OURS)
 
 
 def file_id(name: int) -> FileId:
@@ -154,22 +156,29 @@ class Bench:
         self.dialect = dialect
         self.resolver = Resolver(holder=self.store, deliver=inline, executor=executor)
 
-    async def resolve(self, raw: bytes, *, salt: Salt | None = None) -> Resolved:
+    async def resolve(
+        self,
+        raw: bytes,
+        *,
+        names: CacheNames | None = None,
+        judge: Judge = Judge.WALL,
+        principal: Principal = US,
+    ) -> Resolved:
         return await self.resolver.resolve(
-            raw, dialect=self.dialect, principal=Principal(OURS), salt=salt
+            raw, dialect=self.dialect, principal=principal, names=names, judge=judge
         )
 
-    async def body(self, raw: bytes, *, salt: Salt | None = None) -> bytes:
-        resolved = await self.resolve(raw, salt=salt)
+    async def body(self, raw: bytes, **how: Any) -> bytes:
+        resolved = await self.resolve(raw, **how)
         body = b"".join([c async for c in stream(resolved.pieces, open_blob=open_blob)])
         assert resolved.content_length == len(body)
         await resolved.close()
         assert not self.store.held
         return body
 
-    async def refusal(self, raw: bytes, *, salt: Salt | None = None) -> MediagateError:
+    async def refusal(self, raw: bytes, **how: Any) -> MediagateError:
         with pytest.raises(MediagateError) as caught:
-            await self.resolve(raw, salt=salt)
+            await self.resolve(raw, **how)
         assert not self.store.held
         return caught.value
 
@@ -666,8 +675,13 @@ async def test_who_names_a_video_where_only_images_go_is_told_where_it_goes(
 # Cache salts --------------------------------------------------------------------------------------
 
 
-def salted(own: str) -> str:
-    return f"<{own}>"
+def nothing(_body: dict[str, Any], /, *, judge: Judge = Judge.WALL) -> Sequence[MediaField]:
+    """A dialect in which nothing is named."""
+    return ()
+
+
+NAMES = CacheNames(media=lambda name: f"m({name})")
+SALTED = CacheNames(media=lambda name: f"m({name})", salt=lambda own: f"<{own}>")
 
 
 @pytest.mark.parametrize(
@@ -688,7 +702,7 @@ def salted(own: str) -> str:
 async def test_our_salt_stands_in_the_body_and_all_else_stays(
     bench: Bench, raw: bytes, expected: bytes
 ) -> None:
-    assert await bench.body(raw, salt=salted) == expected
+    assert await bench.body(raw, names=SALTED) == expected
 
 
 @given(st.dictionaries(st.text(), st.none() | st.booleans() | st.text() | st.lists(st.integers())))
@@ -698,7 +712,7 @@ async def test_salted_body_says_the_same_otherwise(
     body.pop("cache_salt", None)
     raw = json.dumps(body).encode()
 
-    sent = await Bench(executor, lambda _body: ()).body(raw, salt=salted)
+    sent = await Bench(executor, nothing).body(raw, names=SALTED)
 
     assert json.loads(sent) == json.loads(raw) | {"cache_salt": "<>"}
     assert sent.replace(b'"cache_salt":"<>"', b"", 1).replace(b"{,", b"{", 1) == raw
@@ -707,7 +721,7 @@ async def test_salted_body_says_the_same_otherwise(
 async def test_a_body_that_names_files_is_salted_too(bench: Bench) -> None:
     raw = chat({"type": "image_url", "image_url": {"url": IMAGE}})
 
-    body = await bench.body(raw, salt=salted)
+    body = await bench.body(raw, names=SALTED)
 
     resolved = await bench.body(raw)
     assert body == resolved.replace(b"{", b'{"cache_salt":"<>",', 1)
@@ -715,7 +729,7 @@ async def test_a_body_that_names_files_is_salted_too(bench: Bench) -> None:
 
 @pytest.mark.parametrize("own", ['""', "1", "true", "[]", '{"a":"b"}', '"\\ud800"'])
 async def test_a_salt_that_is_none_is_refused(bench: Bench, own: str) -> None:
-    error = await bench.refusal(b'{"cache_salt":' + own.encode() + b"}", salt=salted)
+    error = await bench.refusal(b'{"cache_salt":' + own.encode() + b"}", names=SALTED)
 
     assert isinstance(error, InvalidValue)
     assert error.param == "cache_salt"
@@ -726,3 +740,195 @@ async def test_without_tenants_a_salt_is_the_clients_own_business(bench: Bench, 
     raw = b'{"cache_salt":' + own.encode() + b"}"
 
     assert await bench.body(raw) == raw
+
+
+# Names of what an engine keeps --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("uuid", "told"),
+    [
+        ('"u"', 'm(\\"u\\")'),
+        ('""', 'm(\\"\\")'),
+        ('"\\ud800"', 'm(\\"\\\\ud800\\")'),
+        ("7", "m(7)"),
+        ('{"a" : [1]}', 'm({\\"a\\": [1]})'),
+    ],
+)
+async def test_names_of_kept_media_are_ours_and_all_else_stays(
+    bench: Bench, uuid: str, told: str
+) -> None:
+    raw = '{"messages" : [{"content":[{"image_url":null, "uuid" : %s , "x":1.0}]}]}'
+
+    body = await bench.body((raw % uuid).encode(), names=NAMES)
+
+    assert body.decode() == raw % f'"{told}"'
+
+
+async def test_a_file_may_have_a_name_for_the_engine_beside_it(bench: Bench) -> None:
+    raw = chat({"type": "file", "file": {"file_id": IMAGE}, "uuid": "u"})
+
+    body = await bench.body(raw, names=SALTED)
+
+    (part,) = parts_of(body)
+    assert part == {"type": "image_url", "image_url": {"url": data_uri(IMAGE)}, "uuid": 'm("u")'}
+    assert json.loads(body)["cache_salt"] == "<>"
+
+
+@pytest.mark.parametrize("judge", Judge)
+async def test_without_tenants_a_name_is_the_clients_own_business(
+    bench: Bench, judge: Judge
+) -> None:
+    raw = b'{"messages":[{"content":[{"image_url":null,"uuid":"u"}]}]}'
+
+    assert await bench.body(raw, judge=judge) == raw
+
+
+JSON = st.recursive(
+    st.none() | st.integers() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["uuid", "content", "type", "format", "input_audio", "x"]), inner
+        )
+    ),
+    max_leaves=10,
+)
+
+
+@settings(deadline=None)
+@given(JSON)
+async def test_names_are_changed_everywhere_and_nothing_else(
+    executor: Executor, value: object
+) -> None:
+    raw = json.dumps({"messages": value}).encode()
+
+    sent = await Bench(executor).body(raw, names=NAMES, judge=Judge.ENGINE)
+
+    assert json.loads(sent) == _told(json.loads(raw))
+
+
+def _told(value: Any, key: str = "") -> Any:
+    if key == "uuid" and value is not None:
+        return f"m({json.dumps(value)})"
+    if key == "format":  # what an answer has to look like: it is not read
+        return value
+    if isinstance(value, dict):
+        return {key: _told(member, key) for key, member in value.items()}
+    if isinstance(value, list):
+        return [_told(item) for item in value]
+    return value
+
+
+# An engine that guards itself ---------------------------------------------------------------------
+
+ENGINE = {"judge": Judge.ENGINE}
+
+ODD_BODIES = [
+    b'{"a":1,"a":2}',
+    b'{"uuid":"u","uuid":"v"}',
+    b'\xef\xbb\xbf{"a":1}',
+    '{"a":"é"}'.encode("latin-1"),
+    '{"a":"é"}'.encode("utf-16"),
+    b'{"a":NaN}',
+    b'{"a":1e999, "b":-Infinity}',
+    b'{"a":' + b"1" * 1000 + b"}",
+    b'{"a":' + b"1" * 10_000 + b"}",
+    b'{"a":' + b"[" * 200 + b"]" * 200 + b"}",
+    b"[" * 100_000,
+    b'{"a":[' + b"[]," * 300_000 + b"[]]}",
+    b"[]",
+    b'[{"messages":[]}]',
+    b'"text"',
+    b"5",
+    b"null",
+    b"not JSON",
+    b"a=b&c=d",
+    b"\x1f\x8b\x08\x00",
+    b"\x00",
+    b" ",
+]
+
+
+@pytest.mark.parametrize("raw", ODD_BODIES, ids=range(len(ODD_BODIES)))
+async def test_engine_that_judges_gets_odd_bodies_as_they_are(bench: Bench, raw: bytes) -> None:
+    assert isinstance(await bench.refusal(raw), MalformedBody)
+
+    assert await bench.body(raw, **ENGINE) == raw
+
+
+def _odd(value: str) -> Iterator[bytes]:
+    """A body that names `value` to Python's reader, and that we do not rewrite."""
+    part = json.dumps({"type": "image_url", "image_url": {"url": value}})
+    body = f'{{"messages":[{{"role":"user","content":[{part}]}}]'
+    yield (body + ',"a":1,"a":2}').encode()
+    yield ('{"messages":[],' + body[1:] + "}").encode()
+    yield (body + "}").encode("utf-16")
+    yield (body + "}").encode("utf-8-sig")
+    yield (body + ',"a":NaN}').encode()
+    yield (
+        (body + ',"a":"\udcff"}').encode(errors="surrogateescape").replace(b"\xff", b"\xed\xb2\x80")
+    )
+    yield ("[" + body + "}]").encode()
+    yield ('{"messages":[{"content":' + "[" * 300 + part + "]" * 300 + "}]}").encode()
+
+
+@pytest.mark.parametrize("value", [IMAGE, f"vllm-file://{IMAGE}", "file-x", "attachment://a"])
+async def test_no_odd_body_brings_a_reference_to_an_engine_that_judges(
+    bench: Bench, value: str
+) -> None:
+    """H77."""
+    for raw in _odd(value):
+        assert isinstance(await bench.refusal(raw, **ENGINE), MalformedBody), raw
+    for raw in _odd("file:///etc/passwd"):
+        assert await bench.body(raw, **ENGINE) == raw
+
+
+async def test_body_as_deep_as_pythons_stack_is_refused_if_it_may_name_something(
+    bench: Bench,
+) -> None:
+    """Python's reader goes deeper into objects than our walk does."""
+    raw = b'{"x":' * 600 + b"1" + b"}" * 600
+
+    error = await bench.refusal(raw, **ENGINE)
+
+    assert isinstance(error, MalformedBody)
+
+
+async def test_engine_that_judges_gets_what_it_judges_and_our_files(bench: Bench) -> None:
+    path = {"type": "image_url", "image_url": {"url": "file:///clip"}}
+    audio = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+    raw = chat(path, {"type": "image_url", "image_url": {"url": IMAGE}}, audio)
+
+    body = await bench.body(raw, **ENGINE)
+
+    assert isinstance(await bench.refusal(raw), SourceNotAllowed)
+    assert body == raw.replace(IMAGE.encode(), data_uri(IMAGE).encode())
+
+
+@pytest.mark.parametrize("raw", [b'{"a":1,"a":2}', b'\xef\xbb\xbf{"uuid":"u"}'])
+async def test_odd_body_of_a_tenant_is_refused_where_it_had_to_be_changed(
+    bench: Bench, raw: bytes
+) -> None:
+    for names in (NAMES, SALTED):
+        assert isinstance(await bench.refusal(raw, names=names, **ENGINE), MalformedBody)
+
+
+@pytest.mark.parametrize("raw", [b"not JSON", b"[]", b'"text"'])
+async def test_body_of_a_tenant_that_no_engine_takes_is_the_engines_to_refuse(
+    bench: Bench, raw: bytes
+) -> None:
+    assert await bench.body(raw, names=SALTED, **ENGINE) == raw
+
+
+async def test_who_does_not_say_for_whom_names_no_file(bench: Bench) -> None:
+    """H65."""
+    nobody = Principal(InvalidScope("Say for whom.", param="X-Tenant"))
+    raw = chat({"type": "image_url", "image_url": {"url": IMAGE}})
+
+    error = await bench.refusal(raw, principal=nobody, **ENGINE)
+
+    assert error is nobody.named
+    assert bench.store.asked == []
+    text = chat({"type": "text", "text": "?"})
+    assert await bench.body(text, principal=nobody, **ENGINE) == text

@@ -1,5 +1,6 @@
 """Who calls: the key, the header, and what happens when they do not agree."""
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from mediagate.core.errors import InvalidScope, MediagateError, ScopeNotAllowed, Unauthenticated
 from mediagate.core.scopes import DEFAULT_SCOPE
+from mediagate.web.asgi import Headers
 from mediagate.web.auth import Authenticator
 from mediagate.web.keys import Keys
 from mediagate.web.routing import Guard
@@ -89,3 +91,52 @@ def test_guards_ask_for_nothing_for_a_key_and_for_a_tenant(keys: Keys) -> None:
         authenticator.principal_of(request(), guard=Guard.KEY)
     with pytest.raises(InvalidScope):
         authenticator.principal_of(request("gateway"), guard=Guard.TENANT)
+
+
+def test_tenant_may_be_left_open_until_files_are_asked_for() -> None:
+    """H65: then its absence is the error that it would have been at once."""
+    authenticator = Authenticator(keys=Keys(), scope_header=ScopeHeader(name="X-Tenant"))
+
+    principal = authenticator.principal_of(request(), guard=Guard.TENANT_OF_FILES)
+
+    assert principal.known_scope is None
+    with pytest.raises(InvalidScope) as caught:
+        principal.scope  # noqa: B018
+    assert caught.value.message == "Scope header 'X-Tenant' is required."
+    assert caught.value.param == "X-Tenant"
+
+
+def test_tenant_that_is_named_counts_where_it_may_be_left_open(keys: Keys) -> None:
+    authenticator = Authenticator(keys=keys, scope_header=ScopeHeader(name="X-Tenant"))
+
+    for key, scope in (("gateway", "b"), ("ka", None), ("ka", "a")):
+        principal = authenticator.principal_of(request(key, scope), guard=Guard.TENANT_OF_FILES)
+        assert principal.known_scope == principal.scope == (scope or "a")
+
+
+@pytest.mark.parametrize(
+    ("headers", "error"),
+    [
+        ([(b"x-tenant", b"")], InvalidScope),
+        ([(b"x-tenant", b"a,b")], InvalidScope),
+        ([(b"x-tenant", b"a"), (b"x-tenant", b"a")], InvalidScope),
+        ([(b"x_tenant", b"a")], InvalidScope),
+        ([(b"x-tenant", b"a")], ScopeNotAllowed),
+    ],
+)
+def test_header_that_is_wrong_is_refused_where_it_may_be_left_out(
+    headers: Headers, error: type[MediagateError]
+) -> None:
+    """H69."""
+    trusted = ["10.0.0.0/8" if error is ScopeNotAllowed else "127.0.0.0/8"]
+    header = ScopeHeader(name="X-Tenant", trusted=[ip_network(each) for each in trusted])
+    authenticator = Authenticator(keys=Keys(), scope_header=header)
+
+    with pytest.raises(error):
+        authenticator.principal_of(request() | {"headers": headers}, guard=Guard.TENANT_OF_FILES)
+
+
+def test_without_a_header_configured_nobody_has_to_name_a_tenant() -> None:
+    principal = Authenticator(keys=Keys()).principal_of(request(), guard=Guard.TENANT_OF_FILES)
+
+    assert principal.known_scope == principal.scope == DEFAULT_SCOPE

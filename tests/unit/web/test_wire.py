@@ -104,6 +104,15 @@ def test_unknown_purpose_is_refused_with_the_known_ones(text: str) -> None:
     assert caught.value.param == "purpose"
 
 
+def test_who_comes_for_a_batch_api_is_told_what_hides_it() -> None:
+    """H101: an upstream's own routes on the path are behind ours."""
+    with pytest.raises(InvalidValue) as caught:
+        wire.parse_purpose("batch")
+
+    assert "batch API" in str(caught.value)
+    assert "--enable-file-uploads" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("seconds", "max_seconds", "granted"),
     [(3600, None, 3600), (2_592_000, None, 2_592_000), (7200, 5000, 5000), (3600, 60, 60)],
