@@ -36,6 +36,7 @@ from pydantic_core import PydanticCustomError
 from mediagate.core.keys import is_key
 
 ENV_PREFIX = "MEDIAGATE_"
+VLLM_ENV_PREFIX = "VLLM_"
 CONFIG_ENV = "MEDIAGATE_CONFIG"
 SERVER_ENV = "MEDIAGATE_SERVER"
 """Read by the client commands only; no setting of the server."""
@@ -55,6 +56,18 @@ class Group(StrEnum):
     RECEIVE = "receiving files"
 
 
+class Program(StrEnum):
+    """What reads settings."""
+
+    SERVER = "mediagate serve"
+    VLLM = "vllm serve"
+
+
+_SERVER = frozenset({Program.SERVER})
+_VLLM = frozenset({Program.VLLM})
+_BOTH = _SERVER | _VLLM
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outside:
     """How a setting looks from outside, where its type does not say it.
@@ -65,6 +78,8 @@ class Outside:
         unit: Of the value; None: it has none.
         unset: What happens when there is no value, for settings whose default is none.
         is_repeatable: The flag may be given several times; otherwise a list is written with commas.
+        programs: Those that have it; the others leave it alone, so that they can share a file and an environment.
+        default_in_vllm: Its default there, in place of the field's; None: the same.
     """
 
     group: Group
@@ -72,6 +87,8 @@ class Outside:
     unit: str | None = None
     unset: str | None = None
     is_repeatable: bool = False
+    programs: frozenset[Program] = _SERVER
+    default_in_vllm: object = None
 
 
 class Engine(StrEnum):
@@ -132,6 +149,17 @@ class Setting:
     def env(self) -> str:
         """The environment twin."""
         return ENV_PREFIX + self.name.upper()
+
+    @property
+    def vllm_env(self) -> str | None:
+        """The twin that vLLM pull request #39003 has, or would have; None: it is nothing of that kind."""
+        is_of_uploads = self.name.startswith("file_upload_") or self.name == "enable_file_uploads"
+        return VLLM_ENV_PREFIX + self.name.upper() if is_of_uploads else None
+
+    def default_in(self, program: Program) -> Any:
+        """Its value where nobody set one."""
+        own = self.outside.default_in_vllm
+        return own if program is Program.VLLM and own is not None else self.default
 
     def shown(self, value: object) -> str:
         """`value` for a person: secrets masked, numbers without noise."""
@@ -232,7 +260,7 @@ Finite = Annotated[PositiveFloat, Field(allow_inf_nan=False)]
 
 
 class Config(BaseModel):
-    """The settings of `mediagate serve`."""
+    """The settings of `mediagate serve`, and of the plugin inside `vllm serve`."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True
@@ -267,9 +295,14 @@ class Config(BaseModel):
             group=Group.MAIN,
             metavar="DIR",
             unset="a private temporary directory: files are gone at exit",
+            programs=_BOTH,
         ),
     ] = None
     """Where files are kept. A directory given here survives restarts and may be shared by several processes."""
+
+    files_only: Annotated[bool, Outside(group=Group.UPSTREAM)] = False
+    """A side-car: answer for files only, and nothing else. A proxy in front sends `/v1/files` and `/v1/uploads` here
+    and the rest to an engine that resolves ids itself, such as vLLM with this plugin on the same `file_upload_dir`."""
 
     upstream_api_key: Annotated[
         Annotated[SecretStr, AfterValidator(_api_key)] | None,
@@ -307,54 +340,70 @@ class Config(BaseModel):
 
     file_upload_scope_header: Annotated[
         Annotated[str, AfterValidator(_header_name)] | None,
-        Outside(group=Group.TENANTS, metavar="NAME", unset="none: all callers share their files"),
+        Outside(
+            group=Group.TENANTS,
+            metavar="NAME",
+            unset="none: all callers share their files",
+            programs=_BOTH,
+        ),
     ] = None
     """The header in which a gateway in front names the tenant; every request must then carry it, unless its key has a
-    tenant. It is removed before the upstream."""
+    tenant. Inside vLLM these are the requests about files and those that may name media. The engine never sees it."""
 
     trusted_proxy: Annotated[
         tuple[Annotated[str, AfterValidator(_network)], ...],
-        Outside(group=Group.TENANTS, metavar="CIDR", unset="any", is_repeatable=True),
+        Outside(
+            group=Group.TENANTS, metavar="CIDR", unset="any", is_repeatable=True, programs=_BOTH
+        ),
     ] = ()
     """Who may set the scope header: addresses or networks; anybody else who does gets 403. Repeatable, and comma
     separated in the environment."""
 
     file_upload_scope_max_gb: Annotated[
-        Finite | None, Outside(group=Group.TENANTS, metavar="GB", unit="GiB", unset="none")
+        Finite | None,
+        Outside(group=Group.TENANTS, metavar="GB", unit="GiB", unset="none", programs=_BOTH),
     ] = None
     """What one tenant may keep; beyond it, its own least recently used files are evicted. Without it one tenant may
     fill the store, and others then get 507: nobody's upload evicts another tenant's files."""
 
     file_upload_scope_max_files: Annotated[
-        PositiveInt | None, Outside(group=Group.TENANTS, metavar="N", unset="none")
+        PositiveInt | None, Outside(group=Group.TENANTS, metavar="N", unset="none", programs=_BOTH)
     ] = None
     """How many files one tenant may keep; beyond it, its own least recently used files are evicted."""
 
-    file_upload_disable_listing: Annotated[bool, Outside(group=Group.TENANTS)] = False
+    file_upload_disable_listing: Annotated[bool, Outside(group=Group.TENANTS, programs=_BOTH)] = (
+        False
+    )
     """Refuse `GET /v1/files`, so that only who knows an id finds a file."""
 
     file_upload_listing_status: Annotated[
         int,
         AfterValidator(_listing_status),
-        Outside(group=Group.TENANTS, metavar="STATUS"),
+        Outside(group=Group.TENANTS, metavar="STATUS", programs=_BOTH),
     ] = 403
     """The status of that refusal: 403, or 404, which LiteLLM takes for "no Files API here"."""
 
     workers: Annotated[PositiveInt, Outside(group=Group.SERVER, metavar="N")] = 1
     """Worker processes; they share the store."""
 
-    max_json_mb: Annotated[Finite, Outside(group=Group.SERVER, metavar="MB", unit="MiB")] = 64
+    max_json_mb: Annotated[
+        Finite, Outside(group=Group.SERVER, metavar="MB", unit="MiB", programs=_BOTH)
+    ] = 64
     """Largest JSON body of the endpoints that are read for references; a larger one gets 413."""
 
     audit_log: Annotated[
-        str, AfterValidator(_not_empty), Outside(group=Group.SERVER, metavar="WHERE")
+        str,
+        AfterValidator(_not_empty),
+        Outside(group=Group.SERVER, metavar="WHERE", programs=_BOTH),
     ] = "stderr"
     """Where the audit log goes, one JSON line per operation: `stderr`, `off`, or a file, which is appended to."""
 
-    enable_file_uploads: Annotated[bool, Outside(group=Group.STORE)] = True
-    """Serve `/v1/files` and resolve references; off: `/v1/files` behaves as the bare server behind."""
+    enable_file_uploads: Annotated[
+        bool, Outside(group=Group.STORE, programs=_BOTH, default_in_vllm=False)
+    ] = True
+    """Serve `/v1/files` and `/v1/uploads`, and resolve references; off: all that is left to the engine."""
 
-    file_upload_clear_on_start: Annotated[bool, Outside(group=Group.STORE)] = False
+    file_upload_clear_on_start: Annotated[bool, Outside(group=Group.STORE, programs=_BOTH)] = False
     """Begin with an empty `file_upload_dir`. Only a directory that mediagate made is cleared, and none that another
     process uses."""
 
@@ -362,59 +411,89 @@ class Config(BaseModel):
         float,
         Field(allow_inf_nan=False),
         AfterValidator(_ttl),
-        Outside(group=Group.STORE, metavar="SECONDS", unit="s"),
+        Outside(group=Group.STORE, metavar="SECONDS", unit="s", programs=_BOTH),
     ] = 3600
     """How long a file lives after its last use; -1: for ever, and `expires_at` is left out."""
 
     file_upload_max_ttl_seconds: Annotated[
-        Finite, Outside(group=Group.STORE, metavar="SECONDS", unit="s")
+        Finite, Outside(group=Group.STORE, metavar="SECONDS", unit="s", programs=_BOTH)
     ] = 2_592_000
     """Longest `expires_after` that is granted; a longer one is shortened, and the reply shows it."""
 
     file_upload_max_size_mb: Annotated[
-        Finite, Outside(group=Group.STORE, metavar="MB", unit="MiB")
+        Finite, Outside(group=Group.STORE, metavar="MB", unit="MiB", programs=_BOTH)
     ] = 512
     """Largest single file; a larger one gets 413."""
 
     file_upload_max_total_gb: Annotated[
-        Finite, Outside(group=Group.STORE, metavar="GB", unit="GiB")
+        Finite, Outside(group=Group.STORE, metavar="GB", unit="GiB", programs=_BOTH)
     ] = 5
     """Size of the whole store; the least recently used files are evicted to stay below it, each tenant's for its own
     needs only."""
 
+    file_upload_decoded_cache_gb: Annotated[
+        float,
+        Field(ge=0, allow_inf_nan=False),
+        Outside(group=Group.STORE, metavar="GB", unit="GiB per API server", programs=_VLLM),
+    ] = 1
+    """Memory for decoded media, so that the next question about the same file neither reads nor decodes it again;
+    0: nothing is kept."""
+
     file_upload_max_concurrent: Annotated[
-        PositiveInt, Outside(group=Group.RECEIVE, metavar="N", unit="per worker process")
+        PositiveInt,
+        Outside(
+            group=Group.RECEIVE,
+            metavar="N",
+            unit="per process",
+            programs=_BOTH,
+            default_in_vllm=4,
+        ),
     ] = 64
-    """Files received at once, per worker process; the next one gets 503 with `Retry-After`. Where there are tenants,
-    one of them may hold half of it."""
+    """Files received at once by each worker, or API server of vLLM; the next one gets 503 with `Retry-After`. Where
+    there are tenants, one of them may hold half of it."""
 
     file_upload_idle_timeout_seconds: Annotated[
-        Finite, Outside(group=Group.RECEIVE, metavar="SECONDS", unit="s")
+        Finite, Outside(group=Group.RECEIVE, metavar="SECONDS", unit="s", programs=_BOTH)
     ] = 30
     """How long a body may stall before it is given up."""
 
     file_upload_min_rate_kbps: Annotated[
-        Finite, Outside(group=Group.RECEIVE, metavar="KBPS", unit="kbit/s")
+        Finite, Outside(group=Group.RECEIVE, metavar="KBPS", unit="kbit/s", programs=_BOTH)
     ] = 64
     """Slowest rate at which a body may come in."""
 
     file_upload_deadline_seconds: Annotated[
-        Finite, Outside(group=Group.RECEIVE, metavar="SECONDS", unit="s")
+        Finite, Outside(group=Group.RECEIVE, metavar="SECONDS", unit="s", programs=_BOTH)
     ] = 3600
     """How long receiving one file may take in all."""
 
     file_upload_allowed_types: Annotated[
         tuple[Annotated[str, AfterValidator(_mime_type)], ...],
-        Outside(group=Group.RECEIVE, metavar="TYPES", unset="every type of the built-in list"),
+        Outside(
+            group=Group.RECEIVE,
+            metavar="TYPES",
+            unset="every type of the built-in list",
+            programs=_BOTH,
+        ),
     ] = ()
     """Exact MIME types that are accepted, comma separated, never a pattern such as `image/*`."""
 
-    file_upload_libmagic: Annotated[bool, Outside(group=Group.RECEIVE)] = False
+    file_upload_libmagic: Annotated[bool, Outside(group=Group.RECEIVE, programs=_BOTH)] = False
     """Ask libmagic for a second opinion: a contradiction refuses the file, and an allowed type that the built-in list
     does not know is admitted on libmagic's word. Needs the `libmagic` extra."""
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
+        if self.files_only and self.upstream is not None:
+            raise _contradiction("a side-car has no upstream", "files_only", "upstream")
+        if self.files_only and not self.enable_file_uploads:
+            raise _contradiction(
+                "files only, and none of them", "files_only", "enable_file_uploads"
+            )
+        if self.files_only and self.file_upload_dir is None:
+            raise _contradiction(
+                "name the directory that the engine shares", "files_only", "file_upload_dir"
+            )
         if self.upstream_api_key is not None and self.upstream is None:
             raise _contradiction(
                 "a key for an upstream, and no upstream", "upstream_api_key", "upstream"
@@ -497,6 +576,11 @@ class Config(BaseModel):
         return int(self.file_upload_max_total_gb * GIB)
 
     @property
+    def decoded_cache_bytes(self) -> int:
+        """Memory for decoded media, in bytes."""
+        return int(self.file_upload_decoded_cache_gb * GIB)
+
+    @property
     def max_scope_bytes(self) -> int | None:
         """What one scope may keep, in bytes; None: no ceiling of its own."""
         gib = self.file_upload_scope_max_gb
@@ -543,9 +627,19 @@ class Config(BaseModel):
         return self.file_upload_scope_header is not None or self.api_key_file is not None
 
 
-def settings() -> tuple[Setting, ...]:
-    """The table, in the order of `Config`."""
-    return tuple(_setting(name, field) for name, field in Config.model_fields.items())
+def settings(program: Program | None = None) -> tuple[Setting, ...]:
+    """The table, in the order of `Config`; with `program`, what that one reads."""
+    table = (_setting(name, field) for name, field in Config.model_fields.items())
+    return tuple(
+        setting for setting in table if program is None or program in setting.outside.programs
+    )
+
+
+def with_unit(setting: Setting, value: object) -> str:
+    """`value` for a person, with its unit; secrets masked."""
+    shown = setting.shown(value)
+    has_unit = setting.outside.unit is not None and value is not None
+    return f"{shown} {setting.outside.unit}" if has_unit else shown
 
 
 def load(
@@ -553,24 +647,29 @@ def load(
     flags: Mapping[str, str | bool | Sequence[str]] | None = None,
     environ: Mapping[str, str],
     config_file: str | None = None,
+    program: Program = Program.SERVER,
 ) -> Resolved:
     """Put the configuration together: defaults < file < environment < flags.
+
+    What the program does not read keeps its default, whatever the file and the environment say.
 
     Args:
         flags: By name of the setting, only those that were given, as typed.
         environ: The environment; `MEDIAGATE_CONFIG` in it names the file, unless `config_file` does.
         config_file: A TOML file with flat keys.
+        program: Who asks. Inside vLLM the pull request's environment twins count too, below our own.
 
     Raises:
         SettingError: A setting is unknown, malformed or contradicts another one; or the file cannot be read.
     """
     table = {setting.name: setting for setting in settings()}
-    values: dict[str, object] = {}
+    values = {name: setting.default_in(program) for name, setting in table.items()}
     origins = {name: Origin(OriginKind.DEFAULT, f"{name} (default)") for name in table}
 
     def take(name: str, value: object, origin: Origin) -> None:
-        values[name] = value
-        origins[name] = origin
+        if program in table[name].outside.programs:
+            values[name] = value
+            origins[name] = origin
 
     path = environ.get(CONFIG_ENV) if config_file is None else config_file
     if path is not None:
@@ -579,8 +678,8 @@ def load(
             label = f"{name} in {path}"
             _check_file_value(table, name, value, label)
             take(name, value, Origin(OriginKind.FILE, label))
-    for name, text in _from_environment(table, environ):
-        take(name, text, Origin(OriginKind.ENVIRONMENT, table[name].env))
+    for variable, setting, text in _from_environment(table, environ, program):
+        take(setting.name, text, Origin(OriginKind.ENVIRONMENT, variable))
     for name, given in (flags or {}).items():
         take(name, _split(table[name], given), Origin(OriginKind.FLAG, table[name].flag))
 
@@ -629,22 +728,30 @@ def _check_file_value(table: Mapping[str, Setting], name: str, value: object, la
 
 
 def _from_environment(
-    table: Mapping[str, Setting], environ: Mapping[str, str]
-) -> Iterable[tuple[str, object]]:
+    table: Mapping[str, Setting], environ: Mapping[str, str], program: Program
+) -> Iterable[tuple[str, Setting, object]]:
     by_env = {setting.env: setting for setting in table.values()}
     for variable in sorted(environ):
-        if not variable.startswith(ENV_PREFIX) or variable in {CONFIG_ENV, SERVER_ENV}:
-            continue
-        if variable not in by_env:
+        is_ours = variable.startswith(ENV_PREFIX) and variable not in {CONFIG_ENV, SERVER_ENV}
+        if is_ours and variable not in by_env:
             raise SettingError(
                 f"{variable} (environment): no such setting{_did_you_mean(variable, by_env)}"
             )
+    ours = by_env.keys()
+    if program is Program.VLLM:
+        of_vllm = {setting.vllm_env: setting for setting in table.values() if setting.vllm_env}
+        by_env = {**of_vllm, **by_env}  # ours last: they win
+    for variable, setting in by_env.items():
+        if variable not in environ:
+            continue
         text = environ[variable]
+        if not text and variable not in ours:
+            continue  # the pull request's way of saying none
         # An empty key would open the server: what was meant as a value must not pass for none.
         if not text.strip():
             raise SettingError(f"{variable} (environment): is empty; give a value or unset it")
-        setting = by_env[variable]
-        yield setting.name, _split(setting, [text] if setting.is_list else text, commas=True)
+        value = _split(setting, [text] if setting.is_list else text, commas=True)
+        yield variable, setting, value
 
 
 def _split(setting: Setting, given: str | bool | Sequence[str], *, commas: bool = False) -> object:

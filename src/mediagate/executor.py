@@ -2,8 +2,9 @@
 
 import asyncio
 import concurrent.futures
-from collections.abc import Awaitable, Callable
-from typing import ParamSpec, TypeVar
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -26,6 +27,18 @@ async def complete(awaitable: Awaitable[_R]) -> _R:
             future.exception()  # marks it as seen: the caller leaves and asks for nothing else
         raise asyncio.CancelledError
     return future.result()
+
+
+@contextlib.asynccontextmanager
+async def in_background(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run for as long as the context lasts."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Executor:

@@ -1,13 +1,11 @@
 """The composition root: a `Config` in, running parts out. Nothing else knows which drivers there are."""
 
-import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
 
 from mediagate.blobs.directory import StoreDirectory
 from mediagate.blobs.driver import BlobMissingError, BlobReader
@@ -16,13 +14,14 @@ from mediagate.blobs.store import BlobStore
 from mediagate.config import Config, Engine
 from mediagate.core.events import Observer, each
 from mediagate.core.expiry import Lifetime
-from mediagate.core.files import FileObject
+from mediagate.core.files import FileId, FileObject
 from mediagate.core.quotas import Quota
 from mediagate.core.store_key import StoreKey
-from mediagate.executor import Executor
-from mediagate.gateway.app import Gateway
+from mediagate.dialects.fields import Judge
+from mediagate.executor import Executor, in_background
+from mediagate.gateway.app import ENDLESS, Gateway
 from mediagate.gateway.engine import CacheSalts, EngineProbe
-from mediagate.gateway.handles import HandleOpener
+from mediagate.gateway.handles import HandleOpener, LocalMedia
 from mediagate.gateway.inspector import Inspector
 from mediagate.gateway.multipart_request import MultipartRequests
 from mediagate.gateway.proxy import Proxy
@@ -56,6 +55,7 @@ from mediagate.web.auth import Authenticator
 from mediagate.web.body import Patience
 from mediagate.web.edge import Edge
 from mediagate.web.files import FilesApi
+from mediagate.web.files_only import refuse_the_rest
 from mediagate.web.foreign import ForeignDialects
 from mediagate.web.health import Health
 from mediagate.web.keys import Keys
@@ -63,8 +63,8 @@ from mediagate.web.lifespan import serve_lifespan
 from mediagate.web.media import MediaApi
 from mediagate.web.metrics import MetricsApi
 from mediagate.web.openapi import OpenApi
-from mediagate.web.openapi_operations import inspector_answers, upstream_answers
-from mediagate.web.routing import Route
+from mediagate.web.openapi_operations import Answered, inspector_answers, upstream_answers
+from mediagate.web.routing import Guard, Route
 from mediagate.web.scope_header import ScopeHeader
 from mediagate.web.uploads import UploadsApi
 
@@ -138,6 +138,63 @@ def create_app(
     return Application(config, directory=directory, keys=keys, metrics=metrics)
 
 
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """What an engine gets that mediagate lives in.
+
+    Attributes:
+        app: Answers what is about files, and hands the rest on to the engine, with handles in place of references.
+        media: Opens the handles.
+        files: Tells what is kept.
+        exists: Whether there is such a file now, whoever owns it.
+        key: The store's.
+    """
+
+    app: ASGIApp
+    media: LocalMedia
+    files: Files
+    exists: Callable[[FileId], Awaitable[bool]]
+    key: StoreKey
+
+
+@contextlib.asynccontextmanager
+async def inside(
+    engine: ASGIApp, config: Config, *, directory: StoreDirectory, observers: Sequence[Observer]
+) -> AsyncIterator[Inside]:
+    """Mediagate as a layer around an engine that runs in this process, checks keys, and guards itself.
+
+    Args:
+        engine: Answers.
+        config: The settings.
+        directory: Where files are kept; still the caller's to close.
+        observers: Told of what happens.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        executor = Executor("mediagate", threads=2)
+        stack.callback(executor.close)
+        store = await _open_store(config, directory, executor, observers, stack)
+        handles = Handles()
+        patience = _patience(config)
+        salts = CacheSalts(key=store.key, is_wanted=_always)
+        reading = _reading(
+            config, engine, store, handles, executor, patience, salts, judge=Judge.ENGINE
+        )
+        web = WebApp(
+            guard=Guard.TENANT_OF_FILES,
+            routes=tuple(_files_routes(config, store, executor)),
+            authenticator=Authenticator(keys=Keys(()), scope_header=_scope_header(config)),
+            patience=patience,
+            otherwise=reading,
+        )
+        yield Inside(
+            Edge(ForeignDialects(web), observer=store.observer),
+            LocalMedia(handles=handles, blobs=store.blobs),
+            store.files,
+            store.claims.exists,
+            store.key,
+        )
+
+
 def open_directory(config: Config) -> StoreDirectory:
     """The directory of the store, locked until it is closed.
 
@@ -200,19 +257,19 @@ async def _build(
     stack: contextlib.AsyncExitStack,
 ) -> ASGIApp:
     """Put the parts together and start them; `stack` stops them, the last one first."""
-    patience = Patience(
-        idle_timeout_s=config.file_upload_idle_timeout_seconds,
-        min_bytes_per_s=config.min_rate_bytes_per_s,
-        deadline_s=config.file_upload_deadline_seconds,
-    )
+    patience = _patience(config)
     executor = Executor("mediagate", threads=2)
     stack.callback(executor.close)
-    store = await _open_store(config, directory, executor, metrics, stack)
+    store = await _open_store(config, directory, executor, (metrics, log_access), stack)
     handles = Handles()
     proxy = None
     if config.upstream_root is not None:
         proxy = await _proxy(config, config.upstream_root, store.observer, stack)
-    upstream: ASGIApp = proxy or _inspector(config, directory, store, handles, executor)
+    upstream: ASGIApp = (
+        refuse_the_rest
+        if config.files_only
+        else proxy or _inspector(config, directory, store, handles, executor)
+    )
     routes = [
         *Health(files=store.files).routes(),
         *MetricsApi(
@@ -222,6 +279,7 @@ async def _build(
     if config.enable_file_uploads:
         routes += _files_routes(config, store, executor)
         routes += _openapi(config, routes).routes()
+    if config.enable_file_uploads and not config.files_only:
         salts = None if proxy is None else _cache_salts(config, store, proxy)
         upstream = _reading(config, upstream, store, handles, executor, patience, salts)
     web: ASGIApp = WebApp(
@@ -233,6 +291,14 @@ async def _build(
     if config.enable_file_uploads:
         web = ForeignDialects(web)
     return Edge(web, observer=store.observer)
+
+
+def _patience(config: Config) -> Patience:
+    return Patience(
+        idle_timeout_s=config.file_upload_idle_timeout_seconds,
+        min_bytes_per_s=config.min_rate_bytes_per_s,
+        deadline_s=config.file_upload_deadline_seconds,
+    )
 
 
 def _files_routes(config: Config, store: _Store, executor: Executor) -> Iterator[Route]:
@@ -255,11 +321,18 @@ def _files_routes(config: Config, store: _Store, executor: Executor) -> Iterator
 def _openapi(config: Config, routes: Sequence[Route]) -> OpenApi:
     return OpenApi(
         routes=routes,
-        answered=inspector_answers() if config.upstream_root is None else upstream_answers(),
+        answered=_answered(config),
         has_keys=config.has_keys,
         scope_header=config.file_upload_scope_header,
         keys_have_scopes=config.api_key_file is not None,
     )
+
+
+def _answered(config: Config) -> Sequence[Answered]:
+    """What is answered behind our own routes."""
+    if config.files_only:
+        return ()
+    return inspector_answers() if config.upstream_root is None else upstream_answers()
 
 
 def _reading(
@@ -270,6 +343,8 @@ def _reading(
     executor: Executor,
     patience: Patience,
     salts: CacheSalts | None,
+    *,
+    judge: Judge = Judge.WALL,
 ) -> ASGIApp:
     """What reads requests on their way to `upstream`."""
     gateway = Gateway(
@@ -281,9 +356,11 @@ def _reading(
             observer=store.observer,
         ),
         open_blob=store.open_blob,
-        max_json_bytes=config.max_json_bytes,
-        patience=patience,
+        # What an engine in this process would read, and wait for, it has to go on reading.
+        max_json_bytes=config.max_json_bytes if judge is Judge.WALL else None,
+        patience=patience if judge is Judge.WALL else ENDLESS,
         salts=salts,
+        judge=judge,
     )
     return MultipartRequests(
         gateway,
@@ -294,6 +371,7 @@ def _reading(
         max_payload_bytes=config.max_json_bytes,
         max_lifetime_s=config.file_upload_max_ttl_seconds,
         patience=patience,
+        judge=judge,
     )
 
 
@@ -301,7 +379,7 @@ async def _open_store(
     config: Config,
     directory: StoreDirectory,
     executor: Executor,
-    metrics: Metrics,
+    observers: Sequence[Observer],
     stack: contextlib.AsyncExitStack,
 ) -> _Store:
     is_durable = not directory.is_temporary
@@ -309,7 +387,7 @@ async def _open_store(
     await index.open()
     stack.push_async_callback(index.close)
     key = await index.key()
-    observer = each(*_audit(config, key, stack), metrics, log_access)
+    observer = each(*_audit(config, key, stack), *observers)
     blobs = BlobStore(LocalBlobDriver(directory.path, durable=is_durable))
     await blobs.open()
     stack.push_async_callback(blobs.close)
@@ -317,7 +395,7 @@ async def _open_store(
     remover = Remover(index=index, blobs=blobs)
     claims = Claims(index=index, remover=remover)
     sweeper = Sweeper(index=index, blobs=blobs, remover=remover, observer=observer)
-    await stack.enter_async_context(_in_background(claims.keep(), sweeper.run()))
+    await stack.enter_async_context(in_background(claims.keep(), sweeper.run()))
     files = Files(index=index, blobs=blobs, claims=claims, remover=remover, observer=observer)
     allowed_types = config.allowed_types or MEDIA_TYPES
     receiver = Receiver(
@@ -391,17 +469,18 @@ def _delivery(
 
 
 def _cache_salts(config: Config, store: _Store, proxy: Proxy) -> CacheSalts | None:
-    async def always() -> bool:
-        return True
-
     match config.engine:
         case Engine.VLLM:
-            return CacheSalts(key=store.key, is_wanted=always)
+            return CacheSalts(key=store.key, is_wanted=_always)
         case Engine.AUTO:
             probe = EngineProbe(upstream=proxy, clock=time.monotonic)
             return CacheSalts(key=store.key, is_wanted=probe.may_be_vllm)
         case _:
             return None
+
+
+async def _always() -> bool:
+    return True
 
 
 def _scope_header(config: Config) -> ScopeHeader | None:
@@ -445,15 +524,3 @@ async def _proxy(
     await proxy.start()
     stack.push_async_callback(proxy.close)
     return proxy
-
-
-@contextlib.asynccontextmanager
-async def _in_background(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run for as long as the context lasts."""
-    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -11,6 +11,8 @@ from mediagate.config import (
     Config,
     Origin,
     OriginKind,
+    Program,
+    Setting,
     SettingError,
     load,
     settings,
@@ -84,9 +86,17 @@ def test_file_is_named_by_the_environment_unless_a_flag_names_one(tmp_path: Path
     assert (by_env.config.port, by_flag.config.port) == (1, 2)
 
 
-@pytest.mark.parametrize("setting", settings(), ids=lambda setting: setting.name)
-def test_every_setting_has_text_a_flag_and_a_twin_that_works(setting: object) -> None:
-    assert isinstance(setting, type(settings()[0]))
+PROGRAM_AND_SETTING = [
+    pytest.param(program, setting, id=f"{program}-{setting.name}")
+    for program in Program
+    for setting in settings(program)
+]
+
+
+@pytest.mark.parametrize(("program", "setting"), PROGRAM_AND_SETTING)
+def test_every_setting_has_text_a_flag_and_a_twin_that_works(
+    program: Program, setting: Setting
+) -> None:
     sample = {
         "upstream": "http://gpu:8000",
         "upstream_api_key": "k",
@@ -94,7 +104,8 @@ def test_every_setting_has_text_a_flag_and_a_twin_that_works(setting: object) ->
         "api_key": "a,b",
         "file_upload_dir": "/srv/files",
         "file_upload_allowed_types": "video/mp4",
-        "enable_file_uploads": "off",
+        "enable_file_uploads": "off" if program is Program.SERVER else "on",
+        "files_only": "on",
         "file_upload_libmagic": "on",
         "engine": "vllm",
         "delivery": "url",
@@ -111,15 +122,131 @@ def test_every_setting_has_text_a_flag_and_a_twin_that_works(setting: object) ->
         "delivery": {"MEDIAGATE_UPSTREAM": "http://gpu:8000"},
         "trusted_proxy": {"MEDIAGATE_FILE_UPLOAD_SCOPE_HEADER": "X-Tenant"},
         "file_upload_clear_on_start": {"MEDIAGATE_FILE_UPLOAD_DIR": "/srv/files"},
+        "files_only": {"MEDIAGATE_FILE_UPLOAD_DIR": "/srv/files"},
     }
     environ |= needs.get(setting.name, {})
 
-    resolved = load(environ=environ)
+    resolved = load(environ=environ, program=program)
 
     assert setting.text.endswith(".")
     assert setting.flag == "--" + setting.name.replace("_", "-")
-    assert getattr(resolved.config, setting.name) != setting.default
+    assert getattr(resolved.config, setting.name) != setting.default_in(program)
     assert resolved.origins[setting.name].kind is OriginKind.ENVIRONMENT
+
+
+PULL_REQUEST = {
+    "--enable-file-uploads": False,
+    "--file-upload-dir": None,  # empty there: a temporary directory
+    "--file-upload-ttl-seconds": 3600,
+    "--file-upload-max-size-mb": 512,
+    "--file-upload-max-total-gb": 5,
+    "--file-upload-max-concurrent": 4,
+    "--file-upload-scope-header": None,  # empty there: no scopes
+    "--file-upload-disable-listing": False,
+}
+"""Flags and defaults of vLLM #39003; its documentation is to stay true."""
+
+
+def test_inside_vllm_the_flags_and_defaults_are_those_of_the_pull_request() -> None:
+    ours = {setting.flag: setting for setting in settings(Program.VLLM)}
+    config = load(environ={}, program=Program.VLLM).config
+
+    for flag, default in PULL_REQUEST.items():
+        assert ours[flag].default_in(Program.VLLM) == default, flag
+        assert getattr(config, ours[flag].name) == default, flag
+        assert ours[flag].vllm_env == "VLLM_" + flag.removeprefix("--").replace("-", "_").upper()
+
+
+def test_what_the_gateway_takes_for_granted_is_its_own_default() -> None:
+    gateway = load(environ={}).config
+
+    assert gateway == Config()
+    assert gateway.enable_file_uploads
+    assert gateway.file_upload_max_concurrent == 64
+
+
+@pytest.mark.parametrize(
+    ("program", "foreign"),
+    [
+        (
+            Program.VLLM,
+            {"port": "1", "upstream": "http://gpu", "files_only": "on", "host": "::1"},
+        ),
+        (Program.SERVER, {"file_upload_decoded_cache_gb": "0"}),
+    ],
+)
+def test_what_only_the_other_program_has_is_left_alone(
+    program: Program, foreign: dict[str, str], tmp_path: Path
+) -> None:
+    environ = {f"MEDIAGATE_{name.upper()}": value for name, value in foreign.items()}
+    in_file = "".join(
+        f"{name} = {'true' if value == 'on' else repr(value)}\n" for name, value in foreign.items()
+    )
+    own = "max_json_mb = 3\n"
+
+    by_environment = load(environ=environ, program=program)
+    by_file = load(environ={}, config_file=write_toml(tmp_path, in_file + own), program=program)
+
+    untouched = load(environ={}, program=program).config
+    assert by_environment.config == untouched
+    assert by_file.config == untouched.model_copy(update={"max_json_mb": 3})
+    for name in foreign:
+        assert by_environment.origins[name].kind is OriginKind.DEFAULT
+
+
+@pytest.mark.parametrize("program", Program)
+def test_a_name_that_neither_program_has_is_a_mistake_in_both(
+    program: Program, tmp_path: Path
+) -> None:
+    in_environment = complaint(environ={"MEDIAGATE_FILES_ONYL": "on"}, program=program)
+    in_file = complaint(config_file=write_toml(tmp_path, "files_onyl = true"), program=program)
+
+    assert "did you mean MEDIAGATE_FILES_ONLY?" in in_environment
+    assert "did you mean files_only?" in in_file
+
+
+def test_twins_of_the_pull_request_count_inside_vllm_only_and_below_ours() -> None:
+    environ = {
+        "VLLM_ENABLE_FILE_UPLOADS": "1",
+        "VLLM_FILE_UPLOAD_MAX_SIZE_MB": "7",
+        "VLLM_FILE_UPLOAD_MAX_CONCURRENT": "8",
+        "MEDIAGATE_FILE_UPLOAD_MAX_CONCURRENT": "9",
+        "VLLM_FILE_UPLOAD_SCOPE_HEADER": "",  # its way of saying none
+        "VLLM_API_KEY": SECRET,  # vLLM's own
+    }
+
+    inside = load(environ=environ, program=Program.VLLM)
+    by_flag = load(
+        flags={"file_upload_max_size_mb": "10"}, environ=environ, program=Program.VLLM
+    ).config
+    gateway = load(environ=environ).config
+
+    assert inside.config.enable_file_uploads
+    assert inside.config.file_upload_max_size_mb == 7
+    assert inside.config.file_upload_max_concurrent == 9
+    assert inside.config.api_keys == ()
+    assert inside.origins["file_upload_max_size_mb"] == Origin(
+        OriginKind.ENVIRONMENT, "VLLM_FILE_UPLOAD_MAX_SIZE_MB"
+    )
+    assert by_flag.file_upload_max_size_mb == 10
+    assert (gateway.file_upload_max_size_mb, gateway.file_upload_max_concurrent) == (512, 9)
+
+
+def test_a_bad_twin_of_the_pull_request_is_named_as_it_was_written() -> None:
+    said = complaint(environ={"VLLM_FILE_UPLOAD_MAX_SIZE_MB": "many"}, program=Program.VLLM)
+
+    assert said.startswith("VLLM_FILE_UPLOAD_MAX_SIZE_MB (environment): ")
+
+
+def test_decoded_media_are_counted_in_bytes_and_may_be_none() -> None:
+    def cache_bytes(gb: str) -> int:
+        environ = {"MEDIAGATE_FILE_UPLOAD_DECODED_CACHE_GB": gb}
+        return load(environ=environ, program=Program.VLLM).config.decoded_cache_bytes
+
+    assert [cache_bytes(gb) for gb in ("0", "0.5", "1")] == [0, GIB // 2, GIB]
+    assert "greater than or equal to 0" in complaint(
+        environ={"MEDIAGATE_FILE_UPLOAD_DECODED_CACHE_GB": "-1"}, program=Program.VLLM
+    )
 
 
 def test_lists_are_commas_in_the_environment_and_repeats_on_the_command_line() -> None:
@@ -281,6 +408,18 @@ def test_contradictions_name_both_settings() -> None:
     assert "MEDIAGATE_UPSTREAM_API_KEY (environment) and upstream (default)" in keys
     assert SECRET not in keys
     assert "--delivery and upstream (default)" in urls
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ({"upstream": "http://gpu"}, "--files-only and --upstream: "),
+        ({"enable_file_uploads": False}, "--files-only and --enable-file-uploads: "),
+        ({}, "--files-only and file_upload_dir (default): name the directory"),
+    ],
+)
+def test_side_car_has_files_and_no_upstream(flags: dict[str, str | bool], named: str) -> None:
+    assert complaint(flags={"files_only": True, **flags}).startswith(named)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ and in nobody's use.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -37,7 +38,7 @@ class StoreDirectory:
     def __init__(self, path: Path, *, is_temporary: bool) -> None:
         self.path = path
         self.is_temporary = is_temporary
-        self._lock = _mark(path, is_temporary=is_temporary)
+        self._lock: int | None = _mark(path, is_temporary=is_temporary)
 
     @classmethod
     def given(cls, path: Path, *, is_cleared: bool = False) -> Self:
@@ -78,6 +79,20 @@ class StoreDirectory:
             _remove_if_abandoned(left)
         return cls(Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place)), is_temporary=True)
 
+    @classmethod
+    def joined(cls, path: Path) -> Self:
+        """A temporary directory that another process made and still uses.
+
+        Raises:
+            DirectoryError: It is gone.
+        """
+        try:
+            if not (path / MARKER).exists():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            return cls(path, is_temporary=True)
+        except OSError as exc:
+            raise DirectoryError(f"cannot use {path}: {exc.strerror or exc}") from exc
+
     @property
     def index_path(self) -> Path:
         """Where the rows are."""
@@ -85,9 +100,15 @@ class StoreDirectory:
 
     def close(self) -> None:
         """Stop using it; a temporary one is removed with its last user."""
-        os.close(self._lock)
+        self.leave()
         if self.is_temporary:
             _remove_if_abandoned(self.path)
+
+    def leave(self) -> None:
+        """Stop using it, and remove nothing: a forked child has the lock too, and may have no use for the store."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
 
 def _mark(path: Path, *, is_temporary: bool) -> int:

@@ -7,11 +7,13 @@ from mediagate.config import (
     CONFIG_ENV,
     Group,
     OriginKind,
+    Program,
     Resolved,
     Setting,
     environment,
     load,
     settings,
+    with_unit,
 )
 
 EPILOG = (
@@ -39,7 +41,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def add_setting_flags(parser: argparse.ArgumentParser) -> None:
     """Add a flag for each setting, the ones most people need first."""
     groups = {group: parser.add_argument_group(group.value) for group in Group}
-    for setting in settings():
+    for setting in settings(Program.SERVER):
         _add_flag(groups[setting.outside.group], setting)
     groups[Group.SERVER].add_argument(
         "--config", metavar="FILE", help=f"TOML file with settings; also {CONFIG_ENV}"
@@ -51,7 +53,7 @@ def load_settings(arguments: argparse.Namespace) -> Resolved:
     """The configuration that the given flags, the environment and the file make together."""
     given = {
         setting.name: value
-        for setting in settings()
+        for setting in settings(Program.SERVER)
         if (value := getattr(arguments, setting.name, None)) is not None
     }
     return load(flags=given, environ=environment(), config_file=arguments.config)
@@ -60,7 +62,7 @@ def load_settings(arguments: argparse.Namespace) -> Resolved:
 def run_show(arguments: argparse.Namespace) -> int:
     """Print the table."""
     resolved = load_settings(arguments)
-    rows = [_row(setting, resolved) for setting in settings()]
+    rows = [_row(setting, resolved) for setting in settings(Program.SERVER)]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     for name, value, origin in rows:
         print(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {origin}")
@@ -72,13 +74,6 @@ def _row(setting: Setting, resolved: Resolved) -> Sequence[str]:
     origin = resolved.origins[setting.name]
     where = "" if origin.kind is OriginKind.DEFAULT else f" ({origin.label})"
     return setting.name, with_unit(setting, value), f"{origin.kind}{where}"
-
-
-def with_unit(setting: Setting, value: object) -> str:
-    """`value` for a person, with its unit; secrets masked."""
-    shown = setting.shown(value)
-    has_unit = setting.outside.unit is not None and value is not None
-    return f"{shown} {setting.outside.unit}" if has_unit else shown
 
 
 def _add_flag(group: "argparse._ArgumentGroup", setting: Setting) -> None:

@@ -1,4 +1,4 @@
-"""`mediagate serve`: the gateway."""
+"""`mediagate serve`: the gateway, or the side-car of an engine that resolves ids itself."""
 
 import argparse
 import contextlib
@@ -25,7 +25,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         usage="%(prog)s [--upstream URL] [--host ADDRESS] [--port PORT] [--api-key KEY] "
         "[--file-upload-dir DIR] [...]",
         description="Run the gateway in front of an OpenAI-compatible inference server, or, without --upstream, "
-        "in front of a built-in inspector that says what it measured in the files it is asked about.",
+        "in front of a built-in inspector that says what it measured in the files it is asked about. "
+        "With --files-only, run a side-car: it has the files of an engine that resolves ids itself.",
         allow_abbrev=False,
     )
     add_setting_flags(parser)
@@ -96,12 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
 def ready_line(config: Config, host: str, port: int) -> str:
     """What is told when clients can connect."""
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    answers = (
-        "the built-in inspector answers"
-        if config.upstream_root is None
-        else f"{config.upstream_root} answers"
-    )
-    line = f"mediagate: ready at {url}; {answers}"
+    line = f"mediagate: ready at {url}; {_answering(config)}"
     if config.enable_file_uploads and config.is_ephemeral:
         line += "; uploads vanish at exit, unless --file-upload-dir names a place for them"
     if not config.has_keys and not is_loopback(host):
@@ -109,6 +105,15 @@ def ready_line(config: Config, host: str, port: int) -> str:
     if config.has_tenants and config.max_scope_bytes is None:
         line += "; one tenant may fill the store, as there is no --file-upload-scope-max-gb"
     return line
+
+
+def _answering(config: Config) -> str:
+    """What stands behind our own routes."""
+    if config.files_only:
+        return "a side-car, for files only"
+    if config.upstream_root is None:
+        return "the built-in inspector answers"
+    return f"{config.upstream_root} answers"
 
 
 def _announcer(config: Config) -> Callable[[str, int], None]:

@@ -125,6 +125,38 @@ class UpstreamFailed(Event):
     """The upstream gave no answer, or broke one off."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediaDecoded(Event):
+    """A file was read and decoded for the engine, because no decoded form of it was held.
+
+    Attributes:
+        elapsed_s: Reading included.
+    """
+
+    elapsed_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodedMediaReused(Event):
+    """A request got media that were decoded before, or were being decoded for another; nothing was read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodedMediaHeld(Event):
+    """The decoded media held in memory became more or fewer.
+
+    Attributes:
+        size_bytes_delta: Taken in (> 0), or given up: forgotten, replaced or evicted (< 0).
+    """
+
+    size_bytes_delta: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodedMediaEvicted(Event):
+    """One decoded form of a file made room for another; `DecodedMediaHeld` counts its bytes."""
+
+
 Observer = Callable[[Event], None]
 """Told of each event, in order, on the event loop; must not block and must not raise."""
 

@@ -15,6 +15,31 @@ from mediagate.operations.deliver import Handles
 from mediagate.operations.files import file_not_found
 
 
+class LocalMedia:
+    """Files of this machine behind handles, for an engine that decodes them itself.
+
+    Args:
+        handles: What may be opened now.
+        blobs: Where the bytes are.
+    """
+
+    def __init__(self, *, handles: Handles, blobs: BlobStore) -> None:
+        self._handles = handles
+        self._blobs = blobs
+
+    def find(self, token: str) -> tuple[FileObject, Path]:
+        """The file of `token`, and where its bytes are, to be read and nothing else. Any thread may ask.
+
+        Raises:
+            FileNotFound: There is none, or its bytes are not on this machine.
+        """
+        file = self._handles.find(token)
+        path = None if file is None else self._blobs.local_path(file.blob)
+        if file is None or path is None:
+            raise file_not_found()
+        return file, path
+
+
 class HandleOpener:
     """Opens what `Handles` names, while its request runs.
 

@@ -10,8 +10,9 @@ logger = logging.getLogger("mediagate.access")
 
 # What follows these is or claims to be an id or a token, well-formed or not.
 _AFTER_NAMES = re.compile(r"(/v1/(?:files|uploads|media)/)[^/]+")
-# The ids of files, of Uploads and their parts, and the tokens of leased media, wherever they stand.
-CAPABILITY = re.compile(r"(?:file-|upload_|part_)[0-9a-f]{32}|[0-9a-f]{100}", re.IGNORECASE)
+# The ids of files, of Uploads and their parts, the handles and the tokens of leased media, wherever they stand.
+_NAMED = "file-|upload_|part_|mediagate-media:"
+CAPABILITY = re.compile(rf"(?:{_NAMED})[0-9a-f]{{32}}|[0-9a-f]{{100}}", re.IGNORECASE)
 _MAX_DECODINGS = 8
 _UNPRINTABLE = re.compile(r"[^\x21-\x7e]")
 
@@ -23,8 +24,19 @@ def mask_path(raw_path: str) -> str:
         plain = unquote(plain)
     if len(CAPABILITY.findall(plain)) > len(CAPABILITY.findall(raw_path)):
         return "(masked)"  # an id in disguise: nothing of such a path is worth keeping
-    masked = CAPABILITY.sub("{id}", _AFTER_NAMES.sub(r"\1{id}", raw_path))
+    masked = mask_text(_AFTER_NAMES.sub(r"\1{id}", raw_path))
     return _UNPRINTABLE.sub("?", masked)[:200]
+
+
+def mask_target(target: str) -> str:
+    """A path with its query, if any, fit for a log: of the query no more than that there was one."""
+    path, mark, _ = target.partition("?")
+    return mask_path(path) + ("?{query}" if mark else "")
+
+
+def mask_text(text: str) -> str:
+    """Any text, with the capability ids in it replaced."""
+    return CAPABILITY.sub("{id}", text)
 
 
 def log_access(event: Event) -> None:

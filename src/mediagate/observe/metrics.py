@@ -1,8 +1,9 @@
-"""Numbers for Prometheus: counted by every worker process for itself, in memory that all of them share.
+"""Numbers for Prometheus: which there are, what each event does to them, and where the gateway's workers count them.
 
-Whichever worker a scrape reaches adds up what all have counted. Each writes to a row of its own and nobody else does,
-so there are no locks; a worker that takes the place of a dead one goes on with its row, so counters never fall. This
-works because every series is known beforehand: labels are operations, reasons and classes, never scopes or ids.
+Every worker process counts for itself, in memory that all of them share: whichever worker a scrape reaches adds up what
+all have counted. Each writes to a row of its own and nobody else does, so there are no locks; a worker that takes the
+place of a dead one goes on with its row, so counters never fall. This works because every series is known beforehand:
+labels are operations, reasons and classes, never scopes or ids.
 """
 
 import itertools
@@ -11,12 +12,17 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from mediagate.core.events import (
+    DecodedMediaEvicted,
+    DecodedMediaHeld,
+    DecodedMediaReused,
     Event,
     FileEvicted,
     FileExpired,
     FileReceived,
+    MediaDecoded,
     ReceiveBegan,
     ReceiveEnded,
     RequestEnded,
@@ -133,6 +139,33 @@ COUNTED = (
 )
 """What workers count; the order of the cells in a row."""
 
+DECODINGS = Metric(
+    "mediagate_decodings_total",
+    Kind.COUNTER,
+    "Files that were read and decoded for the engine, as no decoded form of them was held.",
+)
+DECODE_SECONDS = Metric(
+    "mediagate_decode_seconds", Kind.HISTOGRAM, "How long it took to read and decode a file."
+)
+DECODED_REUSES = Metric(
+    "mediagate_decoded_reuses_total",
+    Kind.COUNTER,
+    "Media that a request got without anything being read, as they had been decoded for another.",
+)
+DECODED_EVICTIONS = Metric(
+    "mediagate_decoded_evictions_total",
+    Kind.COUNTER,
+    "Decoded media that made room for others.",
+)
+DECODED_BYTES = Metric(
+    "mediagate_decoded_held_bytes",
+    Kind.GAUGE,
+    "Decoded media that are held in memory, by all API servers together.",
+)
+
+DECODED = (DECODINGS, DECODE_SECONDS, DECODED_REUSES, DECODED_EVICTIONS, DECODED_BYTES)
+"""Of the cache of decoded media, which only an engine in the same process has: no worker counts them."""
+
 USED_BYTES = Metric(
     "mediagate_store_used_bytes", Kind.GAUGE, "What counts against the store's quota."
 )
@@ -151,13 +184,63 @@ QUOTA_BYTES = Metric("mediagate_store_quota_bytes", Kind.GAUGE, "The store's quo
 STORE = (USED_BYTES, RESERVED_BYTES, FILES, QUOTA_BYTES)
 """What is asked of the index at every scrape, so that all who share the store say the same."""
 
-_EACH: Mapping[type[Event], Metric] = {
-    FileEvicted: EVICTIONS,
-    FileExpired: EXPIRIES,
-    ReceiveBegan: RECEIVES_IN_FLIGHT,
-    UpstreamFailed: UPSTREAM_FAILURES,
+
+class Change(NamedTuple):
+    """What an event does to one number.
+
+    Attributes:
+        metric: The family.
+        amount: What is added; of a histogram: the seconds that were observed, never less than 0.
+        value: Of the family's label.
+    """
+
+    metric: Metric
+    amount: float = 1
+    value: str = ""
+
+
+_EACH: Mapping[type[Event], Change] = {
+    FileEvicted: Change(EVICTIONS),
+    FileExpired: Change(EXPIRIES),
+    ReceiveBegan: Change(RECEIVES_IN_FLIGHT),
+    ReceiveEnded: Change(RECEIVES_IN_FLIGHT, -1),
+    UpstreamFailed: Change(UPSTREAM_FAILURES),
+    MediaDecoded: Change(DECODINGS),
+    DecodedMediaReused: Change(DECODED_REUSES),
+    DecodedMediaEvicted: Change(DECODED_EVICTIONS),
 }
-"""What goes up by one with each event of a kind."""
+"""What each event of a kind does, whatever it says."""
+
+
+def changes(event: Event) -> Iterator[Change]:
+    """What `event` does to the numbers, wherever they are counted."""
+    operation = OPERATIONS.get(type(event))
+    if operation in _ASKED_FOR:
+        yield Change(OPERATIONS_DONE, value=operation)
+    if type(event) in _EACH:
+        yield _EACH[type(event)]
+    match event:
+        case FileReceived(size_bytes=size_bytes, elapsed_s=elapsed_s):
+            yield Change(RECEIVED_BYTES, size_bytes)
+            yield _observed(RECEIVE_SECONDS, elapsed_s)
+        case RequestFailed(error=error):
+            reason = reason_of(error)
+            if reason is not None:
+                yield Change(REJECTS, value=reason)
+        case RequestEnded(elapsed_s=elapsed_s):
+            yield _observed(REQUEST_SECONDS, elapsed_s)
+        case UpstreamAnswered(status=status):
+            of_status = f"{status // 100}xx"
+            yield Change(UPSTREAM_ANSWERS, value=of_status if of_status in _CLASSES else "other")
+        case MediaDecoded(elapsed_s=elapsed_s):
+            yield _observed(DECODE_SECONDS, elapsed_s)
+        case DecodedMediaHeld(size_bytes_delta=size_bytes_delta):
+            yield Change(DECODED_BYTES, size_bytes_delta)
+
+
+def _observed(metric: Metric, seconds: float) -> Change:
+    return Change(metric, max(seconds, 0.0))  # a clock may be set back
+
 
 _FIRST_CELL = {
     metric: sum(before.cells for before in COUNTED[:n]) for n, metric in enumerate(COUNTED)
@@ -205,36 +288,15 @@ class Metrics:
 
     def __call__(self, event: Event) -> None:
         """Count what happened."""
-        operation = OPERATIONS.get(type(event))
-        if operation in _ASKED_FOR:
-            self._add(OPERATIONS_DONE, operation)
-        if type(event) in _EACH:
-            self._add(_EACH[type(event)])
-        match event:
-            case FileReceived(size_bytes=size_bytes, elapsed_s=elapsed_s):
-                self._add(RECEIVED_BYTES, amount=size_bytes)
-                self._observe(RECEIVE_SECONDS, elapsed_s)
-            case RequestFailed(error=error):
-                reason = reason_of(error)
-                if reason is not None:
-                    self._add(REJECTS, reason)
-            case ReceiveEnded():
-                self._add(RECEIVES_IN_FLIGHT, amount=-1)
-            case RequestEnded(elapsed_s=elapsed_s):
-                self._observe(REQUEST_SECONDS, elapsed_s)
-            case UpstreamAnswered(status=status):
-                of_status = f"{status // 100}xx"
-                self._add(UPSTREAM_ANSWERS, of_status if of_status in _CLASSES else "other")
-
-    def _add(self, metric: Metric, value: str = "", *, amount: float = 1) -> None:
-        cell = _FIRST_CELL[metric] + metric.values.index(value)
-        self._board.add(self._worker, cell, amount)
-
-    def _observe(self, metric: Metric, seconds: float) -> None:
-        first = _FIRST_CELL[metric]
-        seconds = max(seconds, 0.0)  # a clock may be set back
-        self._board.add(self._worker, first + bisect_left(BUCKETS_S, seconds), 1)
-        self._board.add(self._worker, first + len(BUCKETS_S) + 1, seconds)
+        for metric, amount, value in changes(event):
+            first = _FIRST_CELL.get(metric)
+            if first is None:
+                continue  # counted where there is a cache of decoded media
+            if metric.kind is Kind.HISTOGRAM:
+                self._board.add(self._worker, first + bisect_left(BUCKETS_S, amount), 1)
+                self._board.add(self._worker, first + len(BUCKETS_S) + 1, amount)
+            else:
+                self._board.add(self._worker, first + metric.values.index(value), amount)
 
     def text(self, store: Mapping[Metric, float]) -> str:
         """Everything in Prometheus' text format 0.0.4.

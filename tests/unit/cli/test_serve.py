@@ -51,8 +51,15 @@ from mediagate.config import Config
             "127.0.0.1",
             "mediagate: ready at http://127.0.0.1:8080; the built-in inspector answers",
         ),
+        (
+            Config.model_validate({"files_only": True, "file_upload_dir": "/srv"}),
+            "127.0.0.1",
+            "mediagate: ready at http://127.0.0.1:8080; a side-car, for files only",
+        ),
     ],
-    ids=["plain", "upstream", "open", "keyed", "tenants", "ceilings"],
+    ids=[
+        *("plain", "upstream", "open", "keyed", "tenants", "ceilings", "side-car"),
+    ],
 )
 def test_ready_line_tells_what_one_must_know(config: Config, host: str, line: str) -> None:
     assert ready_line(config, host, 8080) == line

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mediagate.core.events import ReceiveBegan, RequestEnded
-from mediagate.observe.logs import log_access, mask_path
+from mediagate.observe.logs import log_access, mask_path, mask_target, mask_text
 
 FILE_ID = "file-0123456789abcdef0123456789abcdef"
 TOKEN = "0123456789" * 10
@@ -23,6 +23,7 @@ TOKEN = "0123456789" * 10
         ("/v1/files/anything at all/content", "/v1/files/{id}/content"),
         (f"/proxy/{FILE_ID}/x", "/proxy/{id}/x"),
         (f"/v1/media/{TOKEN}", "/v1/media/{id}"),
+        (f"/x/mediagate-media:{FILE_ID[5:]}", "/x/{id}"),
         ("/v1/media/no-token", "/v1/media/{id}"),
         (f"/v1/medi%61/{TOKEN}", "/v1/medi%61/{id}"),
         (f"/v1//files/{FILE_ID}", "/v1//files/{id}"),
@@ -55,6 +56,28 @@ def test_id_in_disguise_is_masked(disguised: str) -> None:
 
     assert FILE_ID[10:] not in masked.lower()
     assert disguised not in masked
+
+
+@pytest.mark.parametrize(
+    ("target", "masked"),
+    [
+        ("/v1/files", "/v1/files"),
+        (f"/v1/files/{FILE_ID}/content", "/v1/files/{id}/content"),
+        (f"/v1/files?after={FILE_ID}", "/v1/files?{query}"),
+        ("/v1/files?filename=a.mp4?b", "/v1/files?{query}"),
+        ("/x?", "/x?{query}"),
+    ],
+)
+def test_query_is_masked(target: str, masked: str) -> None:
+    """P13: filenames and tenants may stand there."""
+    assert mask_target(target) == masked
+
+
+def test_ids_in_any_text_are_masked() -> None:
+    """P13."""
+    text = f'{{"url": "vllm-file://{FILE_ID}"}} and {FILE_ID.upper()}, not file-1'
+
+    assert mask_text(text) == '{"url": "vllm-file://{id}"} and {id}, not file-1'
 
 
 @given(st.text(max_size=2000))
