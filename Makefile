@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SDK1 := .venv-sdk1
 PEERS := .venv-peers
+VLLM := .venv-vllm
 CITED := $(VENV)/cited.jsonl
 DEBIAN := ffmpeg libmagic1 nginx-light haproxy caddy
 POLICY := /usr/sbin/policy-rc.d
@@ -33,10 +34,13 @@ test: $(READY) ## lint, types, layers, and the tests that need no package from D
 	@$(BIN)/python -m pytest -q tests/integration
 
 .PHONY: test-all
-test-all: $(READY) services $(SDK1)/.ready $(PEERS)/.ready ## everything; whatever is not run is red
+test-all: $(READY) services $(SDK1)/.ready $(PEERS)/.ready vllm ## everything; whatever is not run is red
 	@rm -f $(CITED)
 	@$(BIN)/python -m pytest -q -n 2 --all --record $(CITED) tests/unit tests/sabotage
 	@SDK1_PYTHON=$(abspath $(SDK1))/bin/python PEERS_BIN=$(abspath $(PEERS))/bin \
+	  VLLM_PYTHON=$(abspath $(VLLM))-0.32.0/bin/python \
+	  VLLM_OLD_PYTHON=$(abspath $(VLLM))-0.26.0/bin/python \
+	  VLLM_OLDER_PYTHON=$(abspath $(VLLM))-0.25.1/bin/python \
 	  $(BIN)/python -m pytest -q --all --record $(CITED) tests/integration
 	@$(BIN)/python tests/conformance.py $(CITED)
 	@COVERAGE_FILE=$(VENV)/coverage $(BIN)/coverage run -m pytest -q tests/unit/core tests/unit/dialects tests/unit/operations tests/unit/web/test_errors.py
@@ -81,12 +85,22 @@ $(PEERS)/.ready: Makefile tests/peers.txt
 	@PATH=$(abspath $(PEERS))/bin:$$PATH npm install --silent --prefix $(PEERS)/npm --no-save --no-package-lock --ignore-scripts openai@7.57.0
 	@touch $@
 
+# Real vLLM is too large for a checkout: what is here is thin, and what it stands on is in ~/.cache/mediagate, which may
+# be deleted at any time. So each time it is looked at, which costs nothing.
+.PHONY: vllm
+vllm: $(READY) ## install real vLLM: the newest, the oldest that is supported, and one before
+	@for version in 0.32.0 0.26.0 0.25.1; do \
+	  $(BIN)/python tests/engines/install_vllm.py $$version $(VLLM)-$$version 2> >(grep -v '^WARNING: Location' >&2) || exit; \
+	done
+
 .PHONY: benchmarks
-benchmarks: $(READY) services ## measure uploads and memory; wants a quiet machine and 12 GiB of disk
+benchmarks: $(READY) services vllm ## measure uploads, memory and vLLM; wants a quiet machine and 12 GiB of disk
 	@$(BIN)/python -m benchmarks.upload
 	@$(BIN)/python -m benchmarks.upload --no-fsync
 	@$(BIN)/python -m benchmarks.memory
 	@$(BIN)/python -m benchmarks.latency
+	@$(BIN)/python -m benchmarks.vllm_repeat
+	@$(BIN)/python -m benchmarks.vllm_tokens
 	@$(BIN)/python -m benchmarks.report
 
 .PHONY: demo

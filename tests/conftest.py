@@ -13,7 +13,7 @@ from hypothesis import settings
 
 from conformance import Recorder, cited
 
-LEFT_OUT = ("slow", "services", "sdk1", "peers")
+LEFT_OUT = ("slow", "services", "sdk1", "peers", "vllm")
 
 # The same examples each time, so that a run says something of the change and not of the dice. For others:
 # --hypothesis-profile=default.

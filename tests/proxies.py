@@ -11,6 +11,7 @@ writes nowhere but into `directory`, and is ended with the block.
 
 import base64
 import contextlib
+import functools
 import getpass
 import hashlib
 import hmac
@@ -210,11 +211,12 @@ def running(
     """The proxy of `examples/<name>` in front of `server`.
 
     Args:
-        name: One of `nginx`, `haproxy`, `caddy`, `envoy`.
+        name: One of `nginx`, `haproxy`, `caddy`, `envoy`; or `nginx-side-car`, which sends to `server` what is about
+            files, and the rest to the address that `changes` put in place of vLLM's.
         server: Where it sends requests.
         identity: Who knows the callers.
         directory: An empty one, for all that it writes.
-        changes: More text of its configuration to replace, for tests of what goes wrong then.
+        changes: More text of its configuration to replace.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = int(free.getsockname()[1])
@@ -253,7 +255,14 @@ class _Setup:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-def _nginx(server: Server, identity: Identity, port: int, directory: Path) -> _Setup:
+def _nginx(
+    server: Server,
+    identity: Identity,
+    port: int,
+    directory: Path,
+    *,
+    example: str = "nginx/nginx.conf",
+) -> _Setup:
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     own = " ".join(f"{kind}_temp_path {directory}/{kind};" for kind in kinds)
     replacements = {
@@ -269,7 +278,7 @@ def _nginx(server: Server, identity: Identity, port: int, directory: Path) -> _S
     # Before its own log is open, nginx writes to the one it was built with, unless told otherwise.
     start_log = directory / "start.log"
     command: list[str | Path] = ["nginx", "-p", directory, "-e", start_log, "-g", main, "-c"]
-    return _Setup("nginx/nginx.conf", replacements, command)
+    return _Setup(example, replacements, command)
 
 
 def _haproxy(server: Server, identity: Identity, port: int, directory: Path) -> _Setup:
@@ -322,6 +331,7 @@ def _envoy(server: Server, identity: Identity, port: int, _directory: Path) -> _
 
 _SETUPS: Mapping[str, Callable[[Server, Identity, int, Path], _Setup]] = {
     "nginx": _nginx,
+    "nginx-side-car": functools.partial(_nginx, example="nginx/side-car.conf"),
     "haproxy": _haproxy,
     "caddy": _caddy,
     "envoy": _envoy,

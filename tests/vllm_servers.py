@@ -1,0 +1,273 @@
+"""Real vLLM processes for tests, on tiny models of random weights.
+
+    with vllm_servers.serving("--api-key", "k", store=tmp_path / "store") as server:
+        servers.upload(server, data); servers.request(server, …); servers.RawClient(server)      as with mediagate's own
+        server.pids, server.processes(), server.scratch, server.log()
+        server.stop()                           SIGTERM; asserts a clean exit that leaves no process
+    vllm_servers.run("import json; print(json.dumps(1))")    what a script prints last, inside a vLLM environment
+    vllm_servers.command("serve", "--help=all")              status and output of a vllm command that ends by itself
+    vllm_servers.parse("--enable-file-uploads")              what vLLM's command line makes of flags
+
+The environments are made by `make vllm`; `version` is one of `PYTHONS`. A start takes half a minute and 1.4 GB of
+memory: share one server in a module where tests do not disturb each other, and never run two at once. `serving` ends
+the whole process group whatever happens.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import servers
+from engines.install_vllm import CACHE, ROOT
+
+NEWEST, OLDEST, TOO_OLD = "0.32.0", "0.26.0", "0.25.1"
+"""vLLM's versions: the newest, the oldest that is supported, and one before, which cannot serve here."""
+
+PYTHONS = {
+    version: Path(os.environ.get(variable) or ROOT / f".venv-vllm-{version}" / "bin" / "python")
+    for version, variable in {
+        NEWEST: "VLLM_PYTHON",
+        OLDEST: "VLLM_OLD_PYTHON",
+        TOO_OLD: "VLLM_OLDER_PYTHON",
+    }.items()
+}
+
+PICTURES, SOUND = "qwen2_vl", "qwen2_audio"
+"""Models: one for images and clips, one for sound."""
+
+READY_S = 240.0
+COMMAND_S = 120.0
+"""Half a minute and a sixth of one are usual; only a failing test, or a busy machine, ever waits so long."""
+_ENV = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    # What vLLM and torch work out at each start, unless they find it there.
+    "VLLM_CACHE_ROOT": str(CACHE / "vllm"),
+    "TORCHINDUCTOR_CACHE_DIR": str(CACHE / "torchinductor"),
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+}
+_CLI = ("-m", "vllm.entrypoints.cli.main")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Process:
+    """One process of a server.
+
+    Attributes:
+        pid: Its id.
+        title: What it calls itself: `VLLM::EngineCore`, `VLLM::APIServer_0`; a command line otherwise.
+    """
+
+    pid: int
+    title: str
+
+
+class VllmServer(servers.Server):
+    """A vLLM server.
+
+    Attributes:
+        scratch: Its TMPDIR, removed at the end.
+    """
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], *, store: Path, scratch: Path, port: int
+    ) -> None:
+        log_path = scratch.with_suffix(".log")
+        super().__init__(process, store=store, log_path=log_path, host="127.0.0.1", port=port)
+        self.scratch = scratch
+
+    @property
+    def pids(self) -> list[int]:
+        """Of all its processes: parent, API servers, engine, workers."""
+        return [process.pid for process in self.processes()]
+
+    def processes(self) -> list[Process]:
+        """All that were started by it and its children; zombies are none."""
+        found = []
+        for directory in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                # The fields after the name, which may hold anything: state, parent, process group, session.
+                state, _, group = (directory / "stat").read_text().rpartition(") ")[2].split()[:3]
+                if int(group) == self.pid and state != "Z":
+                    line = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    found.append(Process(int(directory.name), line.strip()))
+        return sorted(found, key=lambda process: process.pid)
+
+    def stop(self, *, sig: int = signal.SIGTERM) -> None:
+        """Ask it to end; fails unless it exits with status 0 and no process of it is left soon after."""
+        super().stop(sig=sig)
+        servers.until(lambda: not self.processes(), timeout_s=10)
+
+    def kill(self) -> None:
+        """End all of its processes as a power cut would."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait(servers.TIMEOUT_S)
+
+
+@contextlib.contextmanager
+def serving(
+    *flags: str,
+    store: Path | None = None,
+    version: str = NEWEST,
+    model: str = PICTURES,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[VllmServer]:
+    """`vllm serve` on a free loopback port, ready; if it still runs at the end, it must exit with status 0.
+
+    Args:
+        flags: Added to the command line.
+        store: Adds `--enable-file-uploads --file-upload-dir STORE`; None adds nothing.
+        version: A key of `PYTHONS`.
+        model: `PICTURES` or `SOUND`; it is served as `tiny`.
+        env: Added to the environment, from which all `MEDIAGATE_*`, `OPENAI_*` and `VLLM_*` were removed.
+    """
+    port = _free_port()
+    uploads = () if store is None else ("--enable-file-uploads", "--file-upload-dir", str(store))
+    scratch = Path(tempfile.mkdtemp(prefix="test-of-vllm-"))
+    try:
+        with scratch.with_suffix(".log").open("wb") as log:
+            process = subprocess.Popen(
+                [
+                    *(_python(version), *_CLI, "serve", str(write_model(model))),
+                    *("--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port)),
+                    *("--dtype", "bfloat16", "--max-model-len", "4096", "--enforce-eager"),
+                    *(*uploads, *flags),
+                ],
+                env=_environment(env) | {"TMPDIR": str(scratch)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        server = VllmServer(process, store=store or Path(os.devnull), scratch=scratch, port=port)
+        try:
+            _wait_until_ready(server)
+            yield server
+            if server.is_running:
+                server.stop()
+        finally:
+            server.kill()
+    finally:
+        shutil.rmtree(scratch)
+        scratch.with_suffix(".log").unlink(missing_ok=True)
+
+
+def _wait_until_ready(server: VllmServer) -> None:
+    def is_healthy() -> bool:
+        assert server.is_running, "vLLM ended before it was ready"
+        with contextlib.suppress(ConnectionError):
+            return servers.get(server, "/health").status == 200
+        return False
+
+    try:
+        servers.until(is_healthy, timeout_s=READY_S)
+    except AssertionError as error:
+        error.add_note(server.log())
+        raise
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ended:
+    """A process that ended by itself."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def command(*arguments: str, version: str = NEWEST, env: Mapping[str, str] | None = None) -> Ended:
+    """Run `vllm ARGUMENTS` to its end: `--help`, or what is refused."""
+    return _end(*_CLI, *arguments, version=version, env=env)
+
+
+def parse(
+    *flags: str, version: str = NEWEST, env: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """All arguments of `vllm serve FLAGS` as the command line hands them to the server, which is not started.
+
+    What is no JSON comes as its `repr`.
+    """
+    code = """
+import json
+from vllm.entrypoints.cli import main, serve
+serve.ServeSubcommand.cmd = staticmethod(lambda args: print(json.dumps(vars(args), default=repr)))
+main.main()
+"""
+    return dict(_last_json(_end("-c", code, "serve", *flags, version=version, env=env)))
+
+
+def run(code: str, *, version: str = NEWEST, env: Mapping[str, str] | None = None) -> Any:
+    """Run a script inside a vLLM environment; the JSON that it prints last."""
+    return _last_json(_end("-c", code, version=version, env=env))
+
+
+def _last_json(ended: Ended) -> Any:
+    assert ended.status == 0, ended.stderr
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+def _end(*arguments: str, version: str, env: Mapping[str, str] | None) -> Ended:
+    with tempfile.TemporaryDirectory(prefix="test-of-vllm-") as scratch:
+        process = subprocess.Popen(
+            (_python(version), *arguments),
+            env=_environment(env) | {"TMPDIR": scratch},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            stdout, stderr = process.communicate(timeout=COMMAND_S)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return Ended(process.returncode, stdout, stderr)
+
+
+def write_model(name: str) -> Path:
+    """The directory of a model; written once for all checkouts, in a few seconds."""
+    script = ROOT / "tests" / "engines" / "tiny_models.py"
+    directory = CACHE / f"{name}-{hashlib.sha256(script.read_bytes()).hexdigest()[:12]}"
+    if not directory.is_dir():
+        with tempfile.TemporaryDirectory(dir=CACHE, prefix="unfinished-") as unfinished:
+            target = Path(unfinished, name)
+            subprocess.run(
+                (_python(NEWEST), str(script), name, str(target)),
+                env=_environment(None), check=True, capture_output=True,
+            )  # fmt: skip
+            with contextlib.suppress(OSError):  # somebody else was faster
+                target.rename(directory)
+    return directory
+
+
+def _python(version: str) -> str:
+    path = PYTHONS[version]
+    assert path.exists(), f"{path} is not there: run `make vllm`"
+    return str(path)
+
+
+def _environment(env: Mapping[str, str] | None) -> dict[str, str]:
+    others = ("MEDIAGATE_", "OPENAI_", "VLLM_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
+    return kept | _ENV | dict(env or {})
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
