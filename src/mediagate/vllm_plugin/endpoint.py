@@ -22,6 +22,7 @@ from mediagate.vllm_plugin.access_log import mask_access_log
 from mediagate.vllm_plugin.decoded import DecodedMedia
 from mediagate.vllm_plugin.metrics import VllmMetrics
 from mediagate.vllm_plugin.originals import Originals
+from mediagate.vllm_plugin.peers import note_peers, peer_of
 from mediagate.web.asgi import (
     ASGIApp,
     HeaderList,
@@ -67,6 +68,8 @@ class FileUploads:
             if not config.enable_file_uploads:
                 return
             hooks.enable()
+            if config.trusted_proxy:
+                note_peers()
         except (SettingError, hooks.JointError) as error:
             raise RuntimeError(f"mediagate: {error}") from None
         if _has_files(app):
@@ -115,13 +118,14 @@ class _Passage:
 
     def __init__(self, scope: Scope, send: Send, *, is_named_outside: bool) -> None:
         self._raw_path = scope["raw_path"]
+        self._client = scope.get("client")
         self._ids = [line for line in scope["headers"] if line[0].lower() == REQUEST_ID]
         self._send = send
         self._is_unnamed = is_named_outside
 
     def for_vllm(self, scope: Scope) -> Scope:
         headers = [*_without_ids(scope["headers"]), *self._ids]
-        return {**scope, "raw_path": self._raw_path, "headers": headers}
+        return {**scope, "raw_path": self._raw_path, "client": self._client, "headers": headers}
 
     def of_vllm(self, send: Send) -> Send:
         async def answer(message: Message) -> None:
@@ -161,7 +165,12 @@ class Uploads:
             await self._live(scope, receive, send)
         elif self._inside is not None and _concerns_files(scope):
             passage = _Passage(scope, send, is_named_outside=self._are_named_outside)
-            ours = {**scope, "raw_path": path_below_root(scope), _PASSAGE: passage}
+            ours = {
+                **scope,
+                "raw_path": path_below_root(scope),
+                "client": peer_of(scope),
+                _PASSAGE: passage,
+            }
             try:
                 await self._inside(ours, receive, passage.send)
             except _RaisedByEngine as raised:

@@ -23,7 +23,8 @@ def note_peers() -> None:
     """
     from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-    replace = ProxyHeadersMiddleware.__call__
+    middleware: Any = ProxyHeadersMiddleware
+    replace = middleware.__call__
     if getattr(replace, "is_of_mediagate", False):
         return
 
@@ -33,7 +34,7 @@ def note_peers() -> None:
         await replace(self, scope, receive, send)
 
     note_and_replace.is_of_mediagate = True  # type: ignore[attr-defined]
-    ProxyHeadersMiddleware.__call__ = note_and_replace
+    middleware.__call__ = note_and_replace
 
 
 def peer_of(scope: Scope) -> tuple[str, int] | None:

@@ -192,6 +192,13 @@ SYMBOLS = (
         "a 404 for a file whose bytes are gone",
     ),
     Symbol(
+        "uvicorn.middleware.proxy_headers",
+        "ProxyHeadersMiddleware.__call__",
+        "wrapped at run time, with `--trusted-proxy` only",
+        "notes who connects before `X-Forwarded-For` replaces it; without that nobody can be trusted",
+        is_needed=False,
+    ),
+    Symbol(
         "vllm", "__version__", "read", "for the line that says that something is missing", False
     ),
 )
