@@ -116,19 +116,19 @@ def reset_peak(pid: int) -> None:
         Path(f"/proc/{member}/clear_refs").write_text("5")
 
 
-def peak_bytes(pid: int) -> int:
-    """Sum of `VmHWM` over a process and its descendants: the most of each that was ever resident."""
-    return _sum_of("VmHWM", pid)
+def peak_bytes(pid: int, *, alone: bool = False) -> int:
+    """Sum of `VmHWM` over a process and its descendants, or `alone`: the most of each that was ever resident."""
+    return _sum_of("VmHWM", [pid] if alone else process_tree(pid))
 
 
-def resident_bytes(pid: int) -> int:
+def resident_bytes(pid: int, *, alone: bool = False) -> int:
     """Sum of `VmRSS`."""
-    return _sum_of("VmRSS", pid)
+    return _sum_of("VmRSS", [pid] if alone else process_tree(pid))
 
 
-def _sum_of(key: str, pid: int) -> int:
+def _sum_of(key: str, pids: Sequence[int]) -> int:
     total = 0
-    for member in process_tree(pid):
+    for member in pids:
         found = re.search(rf"^{key}:\s+(\d+) kB$", Path(f"/proc/{member}/status").read_text(), re.M)
         total += int(found[1]) * 1024 if found else 0
     return total
@@ -218,7 +218,41 @@ def filesystem(path: Path) -> str:
     return best[1]
 
 
-# The client
+# The clients
+
+
+@contextmanager
+def asking_for_health(url: str) -> Iterator[list[float]]:
+    """A process of its own asks a server for `/health` for the length of a block.
+
+    Args:
+        url: Of the server.
+
+    Yields:
+        How long each answer took, sorted, in milliseconds; filled after the block.
+
+    Raises:
+        AssertionError: It was not healthy all the time.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", Path(__file__).with_name("prober.py"), url],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    times_ms: list[float] = []
+    with process:
+        if process.stdout is None or process.stdout.readline() != b"asking\n":
+            raise AssertionError("/health does not answer")
+        yield times_ms
+        told, _ = process.communicate(timeout=TIMEOUT_S)
+    if process.returncode:
+        raise AssertionError("/health failed")
+    times_ms += sorted(json.loads(told))
+
+
+def percentile(ordered: Sequence[float], percent: int) -> float:
+    """Of sorted samples."""
+    return ordered[min(len(ordered) * percent // 100, len(ordered) - 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,11 +281,11 @@ def send(
     """Upload `media` to `url` from a process of its own, `clients` times at once.
 
     Args:
-        url: Where to.
+        url: Where to; `{client}` in it stands for the number of the client.
         media: What.
         form: POST as multipart/form-data; otherwise PUT as the raw body.
         clients: Uploads at once, each on its connection.
-        sync: A file to be synced with its directory after the answer, as part of the time.
+        sync: A file, `{client}` in its name as above, that is synced with its directory after the answer; that counts.
     """
     order = {
         "url": url,

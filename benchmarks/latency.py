@@ -15,7 +15,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -100,16 +100,12 @@ def measure(
         round=number,
         server=name,
         asked=len(busy_ms),
-        idle_p99_ms=round(_percentile(idle_ms, 99), 2),
-        p50_ms=round(_percentile(busy_ms, 50), 2),
-        p99_ms=round(_percentile(busy_ms, 99), 2),
+        idle_p99_ms=round(harness.percentile(idle_ms, 99), 2),
+        p50_ms=round(harness.percentile(busy_ms, 50), 2),
+        p99_ms=round(harness.percentile(busy_ms, 99), 2),
         worst_ms=round(busy_ms[-1], 2),
         upload_s=round(max(answer.wall_s for answer in answers), 2),
     )
-
-
-def _percentile(ordered: Sequence[float], percent: int) -> float:
-    return ordered[min(len(ordered) * percent // 100, len(ordered) - 1)]
 
 
 def main() -> int:

@@ -31,10 +31,9 @@ def render(path: Path) -> str:
         "",
         f"`{' '.join(result['command'])}`, on {machine['cores']} cores, {machine['memory_gib']} GiB, "
         f"Linux {machine['kernel']}, {machine['filesystem']}.",
-        "",
-        "| goal | at most | measured | |",
-        "|---|--:|--:|---|",
     ]
+    if result["goals"]:
+        lines += ["", "| goal | at most | measured | |", "|---|--:|--:|---|"]
     lines += [
         f"| {goal['figure']} | {goal['at_most']:g} {goal['unit']} | {goal['measured']:.2f} {goal['unit']} "
         f"| {'met' if goal['is_met'] else 'missed'} |"

@@ -25,9 +25,9 @@ _FORM_HEAD = (
 _FORM_TAIL = f"\r\n--{_BOUNDARY}--\r\n".encode()
 
 
-def upload(order: dict[str, Any], start: threading.Barrier) -> dict[str, Any]:
+def upload(order: dict[str, Any], start: threading.Barrier, client: int) -> dict[str, Any]:
     """Send one file, read the answer."""
-    url = urlsplit(order["url"])
+    url = urlsplit(order["url"].replace("{client}", str(client)))
     media = Path(order["media"])
     is_form = order["form"]
     prefix, suffix = (_FORM_HEAD, _FORM_TAIL) if is_form else (b"", b"")
@@ -48,8 +48,9 @@ def upload(order: dict[str, Any], start: threading.Barrier) -> dict[str, Any]:
             response.begin()
             body = response.read()
         if order["sync"]:
-            _sync(Path(order["sync"]))
-            _sync(Path(order["sync"]).parent)
+            stored = Path(order["sync"].replace("{client}", str(client)))
+            _sync(stored)
+            _sync(stored.parent)
         wall_s = time.perf_counter() - began
     return {"wall_s": wall_s, "status": response.status, "body": body.decode()}
 
@@ -69,8 +70,8 @@ def main() -> int:
     start = threading.Barrier(clients)
     answers: list[dict[str, Any]] = []
     threads = [
-        threading.Thread(target=lambda: answers.append(upload(order, start)))
-        for _ in range(clients)
+        threading.Thread(target=lambda client=client: answers.append(upload(order, start, client)))
+        for client in range(clients)
     ]
     for thread in threads:
         thread.start()

@@ -149,6 +149,82 @@ def mediagate(directory: Path, *, durable: bool, flags: Sequence[str] = ()) -> I
         yield Mediagate(process.pid, f"{ready[1]}/v1/files")
 
 
+@dataclass(frozen=True)
+class Vllm:
+    """vLLM as it is released, on a tiny model.
+
+    Attributes:
+        pid: Of the API server, whose children are the engine's processes.
+        url: Of the server.
+    """
+
+    pid: int
+    url: str
+
+    @property
+    def files(self) -> Mediagate:
+        """Its Files API, where uploads are enabled."""
+        return Mediagate(self.pid, f"{self.url}/v1/files")
+
+
+@contextmanager
+def vllm(directory: Path, *, flags: Sequence[str] = ()) -> Iterator[Vllm]:
+    """`vllm serve` on a Qwen2-VL of random weights, on the CPU.
+
+    Args:
+        directory: For its log, its caches and, made once, its model.
+        flags: Of `vllm serve`.
+    """
+    others = ("MEDIAGATE_", "OPENAI_", "VLLM_")
+    env = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(others)},
+        **_VLLM_ENV,
+        "VLLM_CACHE_ROOT": str(directory / "vllm-cache"),
+        "TORCHINDUCTOR_CACHE_DIR": str(directory / "torch-cache"),
+    }
+    model = directory / "model"
+    if not model.exists():
+        script = harness.ROOT / "tests" / "engines" / "tiny_models.py"
+        command: tuple[str | Path, ...] = (_vllm_python(), script, "qwen2_vl", model)
+        subprocess.run(command, env=env, stderr=subprocess.DEVNULL, check=True)
+    port = harness.free_port()
+    command = (
+        *(_vllm_python(), "-m", "vllm.entrypoints.cli.main", "serve", model),
+        *("--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port)),
+        *("--dtype", "bfloat16", "--max-model-len", "4096", "--enforce-eager"),
+        # What is probed is kept out of the log by whoever probes it.
+        *("--disable-access-log-for-endpoints", "/health", *flags),
+    )
+    with _running(command, directory / "vllm.log", env=env) as process:
+        _until(lambda: _is_listening(port), process, within_s=harness.TIMEOUT_S)
+        yield Vllm(process.pid, f"http://127.0.0.1:{port}")
+
+
+def vllm_version() -> str:
+    """As its package tells it."""
+    code = "from importlib.metadata import version; print(version('vllm'))"
+    command = (_vllm_python(), "-c", code)
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
+def _vllm_python() -> Path:
+    default = harness.ROOT / ".venv-vllm-0.32.0" / "bin" / "python"
+    found = Path(os.environ.get("VLLM_PYTHON") or default)
+    if not found.exists():
+        sys.exit(f"{found} is missing: run 'make vllm'")
+    return found
+
+
+_VLLM_ENV = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    # One thread computes, wherever the scheduler puts it: what is beside it has the rest.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+}
+
+
 @contextmanager
 def framework_default(directory: Path, *, durable: bool) -> Iterator[FrameworkDefault]:
     """The framework-default server."""
@@ -251,9 +327,11 @@ def _running(
             process.kill()
 
 
-def _until(ask: Callable[[], _T | None], process: subprocess.Popen[bytes]) -> _T:
+def _until(
+    ask: Callable[[], _T | None], process: subprocess.Popen[bytes], *, within_s: float = _START_S
+) -> _T:
     """Ask again until there is an answer, as long as the server lives."""
-    deadline = time.monotonic() + _START_S
+    deadline = time.monotonic() + within_s
     while not (answer := ask()):
         if time.monotonic() > deadline or process.poll() is not None:
             raise AssertionError("the server did not start")

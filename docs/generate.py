@@ -13,17 +13,18 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from mediagate.cli.config import with_unit
 from mediagate.cli.main import build_parser
 from mediagate.cli.target import API_KEY_ENV, DEFAULT_SERVER
-from mediagate.config import CONFIG_ENV, SERVER_ENV, Group, settings
+from mediagate.config import CONFIG_ENV, SERVER_ENV, Group, Program, Setting, settings, with_unit
 from mediagate.core.errors import MediagateError, MethodNotAllowed, RangeNotSatisfiable
 from mediagate.core.events import RequestFailed
 from mediagate.core.files import MediaKind
 from mediagate.media.sniff import MEDIA_TYPES
 from mediagate.observe.audit import FIELDS, OPERATIONS, REMOVED
-from mediagate.observe.metrics import COUNTED, STORE
+from mediagate.observe.metrics import COUNTED, DECODED, STORE, Metric
 from mediagate.observe.reasons import reasons
+from mediagate.vllm_plugin import symbols
+from mediagate.vllm_plugin.metrics import LEFT_TO_VLLM
 from mediagate.web.errors import body_of, headers_of, status_of
 from mediagate.web.files import FilesApi
 from mediagate.web.health import Health
@@ -49,17 +50,34 @@ LIMITS = (
 )
 """The settings that the README shows."""
 
+OF_THE_PULL_REQUEST = (
+    "enable_file_uploads",
+    "file_upload_dir",
+    "file_upload_ttl_seconds",
+    "file_upload_max_size_mb",
+    "file_upload_max_total_gb",
+    "file_upload_max_concurrent",
+    "file_upload_scope_header",
+    "file_upload_disable_listing",
+)
+"""The eight flags of vLLM's pull request #39003."""
+
 
 def settings_page() -> str:
-    """Every setting of `mediagate serve`."""
+    """Every setting of `mediagate serve`, and of the plugin inside `vllm serve`."""
     lines = [
         NOTICE,
         "# Settings\n",
-        "Each setting of `mediagate serve` can be given in three ways,",
-        "and where several are given the later one in this list wins:\n",
-        f"1. a flat key in a TOML file, named by `--config FILE` or `{CONFIG_ENV}`: `max_json_mb = 16`;",
+        "Settings are read by `mediagate serve`, and inside `vllm serve` by the plugin;",
+        "each says below which of them has it.",
+        "In a file or an environment that they share, a program leaves alone what only the other one has.\n",
+        "Each can be given in three ways, and where several are given the later one in this list wins:\n",
+        f"1. a flat key in a TOML file, named by `{CONFIG_ENV}`, or by `--config FILE` of `mediagate serve`:",
+        "   `max_json_mb = 16`;",
         "2. an environment variable: `MEDIAGATE_MAX_JSON_MB=16`, lists separated by commas;",
         "3. a flag: `--max-json-mb 16`.\n",
+        "Inside vLLM some have a second variable that begins with `VLLM_`, as in vLLM's pull request #39003;",
+        "where both are set, the one that begins with `MEDIAGATE_` counts.\n",
         "MB and GB are MiB and GiB, and fractions are allowed.",
         "A setting that is malformed, unknown (a `MEDIAGATE_…` variable or a key too)",
         "or in contradiction to another",
@@ -80,10 +98,21 @@ def settings_page() -> str:
                 f"### `{setting.name}`\n",
                 f"{setting.text}\n",
                 f"- Flag: `{setting.flag}`{off}{', repeatable' if setting.outside.is_repeatable else ''}",
-                f"- Environment: `{setting.env}`",
-                f"- Default: {with_unit(setting, setting.default)}\n",
+                f"- Environment: `{setting.env}`{_vllm_twin(setting)}",
+                f"- Default: {with_unit(setting, setting.default)}{_default_in_vllm(setting)}",
+                f"- Read by: {' and '.join(f'`{p}`' for p in Program if p in setting.outside.programs)}\n",
             ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _vllm_twin(setting: Setting) -> str:
+    has_one = setting.vllm_env is not None and Program.VLLM in setting.outside.programs
+    return f"; inside vLLM `{setting.vllm_env}` too" if has_one else ""
+
+
+def _default_in_vllm(setting: Setting) -> str:
+    default = setting.default_in(Program.VLLM)
+    return "" if default == setting.default else f"; inside vLLM {setting.shown(default)}"
 
 
 def cli_page() -> str:
@@ -109,7 +138,7 @@ def cli_page() -> str:
     for title, parser in _commands(build_parser()):
         lines += [f"## {title}\n", f"{parser.description}\n"]
         if title == "mediagate serve":
-            lines.append("Its flags are the [settings](settings.md), and `--config FILE`.\n")
+            lines.append("Its flags are its [settings](settings.md), and `--config FILE`.\n")
             continue
         if title == "mediagate config show":
             lines.append("It takes the flags of `mediagate serve`.\n")
@@ -149,6 +178,57 @@ def errors_page() -> str:
                 "|  |", "| |"
             )
         )
+    return "\n".join(lines) + "\n"
+
+
+def vllm_page() -> str:
+    """What of vLLM the plugin touches."""
+    lines = [
+        NOTICE,
+        "# vLLM\n",
+        f"The plugin runs in vLLM {symbols.OLDEST} and later, as released.",
+        "This page lists every name of vLLM's that it touches, and why;",
+        "a test asserts for each supported version that all of them are there.",
+        "Where one that is needed is missing, `vllm serve --enable-file-uploads` names it in one line",
+        "and ends with status 2 before a model is loaded.",
+        "So it does where vLLM's Rust frontend or gRPC server would serve: they run no Python plugins.",
+        "The [gateway](../how-to/put-it-in-front-of-vllm.md) is the way there.",
+        "A vLLM that has an `--enable-file-uploads` of its own is left alone.\n",
+        "## Names\n",
+        "| name | what becomes of it | why | needed |",
+        "|---|---|---|---|",
+    ]
+    for symbol in symbols.SYMBOLS:
+        needed = "yes" if symbol.is_needed else "no"
+        lines.append(f"| `{symbol.path}` | {symbol.use} | {symbol.why} | {needed} |")
+    for title, others in (
+        ("Flags of `vllm serve`", symbols.FLAGS),
+        ("Loggers", symbols.LOGGERS),
+    ):
+        lines += [f"\n## {title}\n", "| name | what becomes of it | why |", "|---|---|---|"]
+        lines += [f"| `{other.name}` | {other.use} | {other.why} |" for other in others]
+    lines += [
+        "\n## Other plugins\n",
+        "`VLLM_PLUGINS` is vLLM's list of plugins that may be loaded, of all kinds, hardware included.",
+        "The plugin never sets it:",
+        "with `--enable-file-uploads`, every other plugin is loaded that would be without it, and no more.\n",
+        "| `VLLM_PLUGINS` | mediagate | others |",
+        "|---|---|---|",
+        "| not set | there, with the flag | as vLLM does it: all but endpoint plugins |",
+        "| names `mediagate` | there, with the flag | what else it names |",
+        "| does not name it | not there: vLLM does not know the flag | what it names |\n",
+        "vLLM has one media connector. Where `VLLM_MEDIA_CONNECTOR` names another one, the start is refused.\n",
+        "## Without the flags\n",
+        "A vLLM that takes no flags from plugins says so.",
+        "Its environment does the same, and nothing is wrapped then:\n",
+        "```bash",
+        "export MEDIAGATE_ENABLE_FILE_UPLOADS=1 VLLM_PLUGINS=mediagate VLLM_MEDIA_CONNECTOR=mediagate",
+        "```\n",
+        "Add other plugins that you need to `VLLM_PLUGINS`, separated by commas.",
+        "With several API servers, name a directory too: `MEDIAGATE_FILE_UPLOAD_DIR`.",
+        "vLLM's `--fail-on-environ-validation` knows no `VLLM_FILE_UPLOAD_…`:",
+        "use the names that begin with `MEDIAGATE_`.",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -212,6 +292,18 @@ def limits_region() -> str:
     return "\n".join(lines)
 
 
+def vllm_flags_region() -> str:
+    """The flags of `vllm serve` that are ours: those of the pull request first, then the others."""
+    table = {setting.name: setting for setting in settings(Program.VLLM)}
+    order = dict.fromkeys((*OF_THE_PULL_REQUEST, *table))
+    lines = ["| flag | default | twins | |", "|---|---|---|---|"]
+    for setting in (table[name] for name in order):
+        default = with_unit(setting, setting.default_in(Program.VLLM))
+        twins = ", ".join(f"`{twin}`" for twin in (setting.env, setting.vllm_env) if twin)
+        lines.append(f"| `{setting.flag}` | {default} | {twins} | {setting.text} |")
+    return "\n".join(lines)
+
+
 def operations_region() -> str:
     """What the audit log tells of."""
     lines = ["| `op` | what happened, to a file where one is concerned |", "|---|---|"]
@@ -238,10 +330,11 @@ def reasons_region() -> str:
 
 def metrics_region() -> str:
     """Every metric."""
-    lines = ["| metric | type | label | |", "|---|---|---|---|"]
-    for metric in (*STORE, *COUNTED):
+    lines = ["| metric | type | label | where | |", "|---|---|---|---|---|"]
+    for metric in (*STORE, *COUNTED, *DECODED):
         label = "" if metric.label is None else f"`{metric.label}`"
-        lines.append(f"| `{metric.name}` | {metric.kind} | {label} | {metric.text} |")
+        where = _where(metric)
+        lines.append(f"| `{metric.name}` | {metric.kind} | {label} | {where} | {metric.text} |")
     return "\n".join(lines).replace("|  |", "| |")
 
 
@@ -249,9 +342,11 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "docs/reference/settings.md": settings_page,
     "docs/reference/cli.md": cli_page,
     "docs/reference/errors.md": errors_page,
+    "docs/reference/vllm.md": vllm_page,
 }
 REGIONS: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "README.md": {"types": types_region, "limits": limits_region},
+    "docs/how-to/uploads-on-vllm.md": {"vllm-flags": vllm_flags_region},
     "docs/reference/http.md": {
         "routes": routes_region,
         "types": types_region,
@@ -329,6 +424,12 @@ def _header(name: bytes, value: bytes) -> str:
     """The name; the value too where it is always the same."""
     is_fixed = name in {b"x-should-retry", b"www-authenticate"}
     return f"{name.decode()}: {value.decode()}" if is_fixed else name.decode()
+
+
+def _where(metric: Metric) -> str:
+    if metric in LEFT_TO_VLLM:
+        return "gateway"
+    return "vLLM" if metric in DECODED else "both"
 
 
 def _kib(count: int) -> str:

@@ -347,8 +347,8 @@ class Config(BaseModel):
             programs=_BOTH,
         ),
     ] = None
-    """The header in which a gateway in front names the tenant; every request must then carry it, unless its key has a
-    tenant. Inside vLLM these are the requests about files and those that may name media. The engine never sees it."""
+    """The header in which a gateway in front names the tenant. Every request must carry it, unless its key has a
+    tenant; inside vLLM, those about files, and those that name or bring one. It is for nobody behind."""
 
     trusted_proxy: Annotated[
         tuple[Annotated[str, AfterValidator(_network)], ...],
@@ -389,7 +389,7 @@ class Config(BaseModel):
     max_json_mb: Annotated[
         Finite, Outside(group=Group.SERVER, metavar="MB", unit="MiB", programs=_BOTH)
     ] = 64
-    """Largest JSON body of the endpoints that are read for references; a larger one gets 413."""
+    """Largest JSON body that is read for references; inside vLLM, the payload of a form. A larger one gets 413."""
 
     audit_log: Annotated[
         str,

@@ -79,7 +79,9 @@ def _is_ours(path: str) -> bool:
 
 def parse(*flags: str) -> Namespace:
     """What `vllm serve m FLAGS` makes of its command line, plugins loaded on the way."""
-    return make_arg_parser(FlexibleArgumentParser(prog="vllm serve")).parse_args(["m", *flags])
+    parser = make_arg_parser(FlexibleArgumentParser(prog="vllm serve"))
+    namespace: Namespace = parser.parse_args(["m", *flags])
+    return namespace
 
 
 def refusal(*flags: str) -> tuple[object, str]:
@@ -146,7 +148,7 @@ def app(*flags: str) -> Any:
 
 
 def answers(asked: Any, *requests: tuple[str, str]) -> list[list[object]]:
-    """Status, headers and body of each answer of an ASGI app, as they go over the wire."""
+    """Status, headers and body (latin-1) of each answer of an ASGI app, as they go over the wire."""
     return [asyncio.run(_answer(asked, method, path)) for method, path in requests]
 
 
@@ -176,7 +178,11 @@ async def _answer(asked: Any, method: str, path: str) -> list[object]:
     await asked(scope, receive, send)
     head, *bodies = said
     lines = [[name.decode(), value.decode()] for name, value in head["headers"]]
-    return [head["status"], lines, b"".join(part.get("body", b"") for part in bodies).decode()]
+    return [
+        head["status"],
+        lines,
+        b"".join(part.get("body", b"") for part in bodies).decode("latin-1"),
+    ]
 
 
 def handed_on(*flags: str) -> dict[str, str]:

@@ -26,11 +26,14 @@ from typing import Any
 
 import pytest
 
+import corpus
 import servers
+import vllm_servers
 from servers import Server
 
 ROOT = Path(__file__).parents[2]
 IN_DOCS = "http://127.0.0.1:8080"
+VLLM_IN_DOCS = "localhost:8000"
 
 pytestmark = pytest.mark.media
 
@@ -95,6 +98,7 @@ class Shell:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         text = block.text.replace(IN_DOCS, self._url)
+        text = text.replace(VLLM_IN_DOCS, self._url.removeprefix("http://"))
         match block.language:
             case "python":
                 text = f"{sys.executable} - <<'PYTHON'\n{text}PYTHON"
@@ -142,7 +146,26 @@ def check(expected: str, printed: str) -> None:
     ],
 )
 def test_what_the_page_says_happens(page: str, server: Server, workshop: Path) -> None:
-    shell = Shell(server, workshop)
+    follow(page, server, workshop)
+
+
+@pytest.mark.vllm
+def test_what_the_guide_to_vllm_says_happens(tmp_path: Path) -> None:
+    """With the flags of its first block, and media that fit a tiny model."""
+    page = "docs/how-to/uploads-on-vllm.md"
+    start = next(block for block in blocks(ROOT / page) if "vllm serve MODEL" in block.text)
+    flags = shlex.split(start.text.partition("vllm serve MODEL")[2])
+    clip = corpus.encode_clip(width=112, height=112, seconds=2)
+    (tmp_path / "clip.mp4").write_bytes(clip.data)
+    (tmp_path / "photo.png").write_bytes(corpus.encode_image(width=112, height=112).data)
+
+    with vllm_servers.serving(*flags) as server:
+        follow(page, server, tmp_path)
+
+
+def follow(page: str, server: Server, place: Path) -> None:
+    """Do what the page tells to do, and see that it prints what the page says."""
+    shell = Shell(server, place)
     printed: str | None = None
     unexplained = ""
     try:

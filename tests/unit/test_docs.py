@@ -16,7 +16,7 @@ from mediagate.config import CONFIG_ENV, ENV_PREFIX, SERVER_ENV, settings
 from mediagate.core.errors import MediagateError
 from mediagate.gateway.media_endpoints import DIALECTS
 from mediagate.observe.audit import FIELDS, OPERATIONS, REMOVED
-from mediagate.observe.metrics import COUNTED, STORE
+from mediagate.observe.metrics import COUNTED, DECODED, STORE
 from mediagate.observe.reasons import reasons
 from mediagate.web.errors import STATUS
 from mediagate.web.openapi_operations import OPERATIONS as DESCRIBED
@@ -96,14 +96,28 @@ def test_configuration_for_litellm_is_the_one_that_is_tested() -> None:
 def test_every_setting_is_documented_under_all_its_names() -> None:
     page = reference("settings.md")
 
+    sections = {part.split("`", 1)[0]: part for part in page.split("\n### `")[1:]}
     missing = [
-        name
+        f"{setting.name}: {said}"
         for setting in settings()
-        for name in (f"### `{setting.name}`", f"`{setting.flag}`", f"`{setting.env}`")
-        if name not in page
+        for said in (
+            f"- Flag: `{setting.flag}`",
+            f"- Environment: `{setting.env}`",
+            *(f"`{program}`" for program in setting.outside.programs),
+            *((f"`{setting.vllm_env}`",) if setting.vllm_env else ()),
+        )
+        if said not in sections[setting.name]
     ]
 
     assert not missing
+
+
+def test_settings_page_says_what_differs_inside_vllm() -> None:
+    lines = reference("settings.md").splitlines()
+
+    differs = {line.partition("; inside vLLM ")[2] for line in lines if "- Default: " in line}
+
+    assert differs == {"", "off", "4"}  # enable_file_uploads, file_upload_max_concurrent
 
 
 def test_every_command_and_every_flag_is_documented() -> None:
@@ -174,18 +188,21 @@ def test_links_lead_somewhere(page: Path) -> None:
 @each_page
 def test_named_flags_and_variables_exist(page: Path) -> None:
     ours = {flag for p in commands(build_parser()) for a in p._actions for flag in a.option_strings}
+    ours |= {setting.flag for setting in settings()}
     known = {setting.env for setting in settings()} | {CONFIG_ENV, SERVER_ENV}
+    twins = {setting.vllm_env for setting in settings()}
     text = page.read_text(encoding="utf-8")
     # A flag is ours where it is quoted alone, or stands on a line that calls us.
     quoted = re.findall(r"`(--[a-z][a-z-]+)[^`]*`", prose(page))
     called = [
         flag
-        for line in re.findall(r"^mediagate .*$", text, flags=re.M)
+        for line in re.findall(r"^(?:mediagate|vllm serve) .*$", text, flags=re.M)
         for flag in re.findall(r"(?<!\S)--[a-z][a-z-]+", line)
     ]
 
     unknown = {flag for flag in (*quoted, *called) if flag not in ours | FLAGS_OF_OTHERS}
     unknown |= set(re.findall(rf"\b{ENV_PREFIX}[A-Z_]+\b", text)) - known - VARIABLES_OF_OTHERS
+    unknown |= set(re.findall(r"\bVLLM_\w*FILE_UPLOAD\w*[A-Z]\b", text)) - twins
 
     assert not unknown
 
@@ -193,6 +210,21 @@ def test_named_flags_and_variables_exist(page: Path) -> None:
 FLAGS_OF_OTHERS = {
     "--allowed-local-media-path",  # vLLM
     "--allowed-media-domains",  # vLLM
+    "--allowed-origins",  # vLLM
+    "--api-server-count",  # vLLM
+    "--disable-access-log-for-endpoints",  # vLLM
+    "--disable-uvicorn-access-log",  # vLLM
+    "--enable-log-requests",  # vLLM
+    "--enable-request-id-headers",  # vLLM
+    "--enable-scale-out",  # vLLM
+    "--fail-on-environ-validation",  # vLLM
+    "--grpc",  # vLLM
+    "--headless",  # vLLM
+    "--max-model-len",  # vLLM
+    "--middleware",  # vLLM
+    "--mm-processor-cache-gb",  # vLLM
+    "--ssl-certfile",  # vLLM
+    "--trust-remote-code",  # vLLM
     "--check",  # docs/generate.py
     "--all",  # our tests
     "--set-xauthrequest",  # oauth2-proxy
@@ -218,7 +250,7 @@ def test_every_metric_operation_and_reason_is_documented() -> None:
     rows = set(re.findall(r"^\| `([\w.]+)` \|", page, flags=re.M))
     told = set(re.findall(r"^\| `file\.\w+` \| `(\w+)` \|", page, flags=re.M))
 
-    assert {metric.name for metric in (*STORE, *COUNTED)} <= rows
+    assert {metric.name for metric in (*STORE, *COUNTED, *DECODED)} <= rows
     assert {*OPERATIONS.values(), *FIELDS} <= rows
     assert told == {*reasons(), *REMOVED.values()}
 
@@ -226,7 +258,7 @@ def test_every_metric_operation_and_reason_is_documented() -> None:
 @each_page
 def test_named_metrics_exist(page: Path) -> None:
     """H98."""
-    known = {metric.name for metric in (*STORE, *COUNTED)}
+    known = {metric.name for metric in (*STORE, *COUNTED, *DECODED)}
 
     named = re.findall(r"\bmediagate_\w+[a-z]\b", page.read_text(encoding="utf-8"))
 

@@ -45,4 +45,4 @@ class RenamingFinder:
         return spec
 
 
-sys.meta_path.insert(0, RenamingFinder())  # type: ignore[arg-type] # it is a finder
+sys.meta_path.insert(0, RenamingFinder())

@@ -39,7 +39,7 @@ def general() -> None:
     """A general plugin; watches what is imported after it."""
     note("plugin", "general their_general")
     if not any(isinstance(finder, Watch) for finder in sys.meta_path):
-        sys.meta_path.insert(0, Watch())  # type: ignore[arg-type] # it finds nothing
+        sys.meta_path.insert(0, Watch())
 
 
 def general_of_two() -> None:
