@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.routing import Match
 
 from mediagate.blobs.directory import DirectoryError
-from mediagate.config import Config, Program, SettingError, environment, load
+from mediagate.config import Config, SettingError
 from mediagate.executor import Executor, in_background
 from mediagate.gateway.media_endpoints import is_files_api, media_dialect
 from mediagate.observe.request import REQUEST_ID
@@ -64,8 +64,8 @@ class FileUploads:
             RuntimeError: They are, and cannot be; the text is one line for the operator.
         """
         try:
-            config = load(environ=environment(), program=Program.VLLM).config
-            if not config.enable_file_uploads:
+            config = flags.judge({})
+            if config is None or not config.enable_file_uploads:
                 return
             hooks.enable()
             if config.trusted_proxy:
@@ -92,9 +92,11 @@ class FileUploads:
         Raises:
             RuntimeError: There are several, and each would make a directory of its own.
         """
-        config = load(environ=environment(), program=Program.VLLM).config
+        config = flags.judge({})
         is_alone = (getattr(args, "api_server_count", None) or 1) == 1
-        if config.enable_file_uploads and not is_alone and not flags.is_shared(config):
+        if config is None or not config.enable_file_uploads or is_alone:
+            return
+        if not flags.is_shared(config):
             raise RuntimeError(
                 "mediagate: several API servers need one directory: name it with MEDIAGATE_FILE_UPLOAD_DIR"
             )

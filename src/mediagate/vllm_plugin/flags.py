@@ -107,9 +107,8 @@ def _parse_and_settle(
 ) -> Any:
     parsed = parse(*args, **kwargs)
     namespace, unknown = parsed
-    if (
-        not unknown
-    ):  # otherwise vLLM is about to refuse the command line, and nothing may have happened
+    # With anything unknown, vLLM is about to refuse the command line: nothing may have happened then.
+    if not unknown:
         try:
             settle(namespace, added)
         except (SettingError, JointError, DirectoryError) as error:
@@ -136,7 +135,7 @@ def settle(namespace: argparse.Namespace, added: Collection[Setting]) -> None:
     }
     if _is_settled(given):
         return
-    config = _judge(given)
+    config = judge(given)
     if config is None or not config.enable_file_uploads:
         if given.keys() - {_SWITCH}:
             tell(f"{', '.join(s.flag for s in given)}: no effect without {_SWITCH.flag}")
@@ -158,7 +157,7 @@ def _is_settled(given: Mapping[Setting, object]) -> bool:
     )
 
 
-def _judge(given: Mapping[Setting, Any]) -> Config | None:
+def judge(given: Mapping[Setting, Any]) -> Config | None:
     """The configuration; None: it is wrong, and nobody has asked for uploads.
 
     Raises:
