@@ -22,6 +22,7 @@ import pytest
 
 import corpus
 from mediagate.cli.main import main
+from servers import until
 
 ROOT = Path(__file__).parents[2]
 MEDIAGATE = Path(sys.executable).with_name("mediagate")
@@ -308,11 +309,15 @@ def test_interrupted_upload_ends_quietly_and_leaves_nothing(clip: Path) -> None:
             stderr=subprocess.PIPE,
         )
         assert sending.stdin is not None
-        # The pipe holds 64 KiB: when all is written, the command is reading it.
         sending.stdin.write(clip.read_bytes() + bytes(512 * 1024))
         sending.stdin.flush()
+        # When it has read all and waits for more: a signal right before that would be noticed only with the next bytes.
+        doing = Path(f"/proc/{sending.pid}/wchan")
+        until(lambda: "pipe" in doing.read_text())
         sending.send_signal(signal.SIGINT)
-        sending.wait(TIMEOUT_S)  # with its input open: at its end the upload might be faster than the signal
+        sending.wait(
+            TIMEOUT_S
+        )  # with its input open: at its end the upload might be faster than the signal
         out, said = sending.communicate()
         left = mediagate(served, "files", "list", "--json")
 
