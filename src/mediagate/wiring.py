@@ -159,14 +159,20 @@ class Inside:
 
 @contextlib.asynccontextmanager
 async def inside(
-    engine: ASGIApp, config: Config, *, directory: StoreDirectory, observers: Sequence[Observer]
+    engine: ASGIApp,
+    config: Config,
+    *,
+    directory: StoreDirectory,
+    keys: Keys,
+    observers: Sequence[Observer],
 ) -> AsyncIterator[Inside]:
-    """Mediagate as a layer around an engine that runs in this process, checks keys, and guards itself.
+    """Mediagate as a layer around an engine that runs in this process and guards itself.
 
     Args:
         engine: Answers.
         config: The settings.
         directory: Where files are kept; still the caller's to close.
+        keys: The engine's; it may not ask for them everywhere, but whoever names files needs one.
         observers: Told of what happens.
     """
     async with contextlib.AsyncExitStack() as stack:
@@ -175,14 +181,18 @@ async def inside(
         store = await _open_store(config, directory, executor, observers, stack)
         handles = Handles()
         patience = _patience(config)
-        salts = CacheSalts(key=store.key, is_wanted=_always)
+        salts = (
+            CacheSalts(key=store.key, is_wanted=_always)
+            if config.file_upload_scope_header is not None
+            else None
+        )
         reading = _reading(
             config, engine, store, handles, executor, patience, salts, judge=Judge.ENGINE
         )
         web = WebApp(
             guard=Guard.TENANT_OF_FILES,
             routes=tuple(_files_routes(config, store, executor)),
-            authenticator=Authenticator(keys=Keys(()), scope_header=_scope_header(config)),
+            authenticator=Authenticator(keys=keys, scope_header=_scope_header(config)),
             patience=patience,
             otherwise=reading,
         )

@@ -290,6 +290,24 @@ def test_who_does_not_say_for_whom_may_ask_about_everything_but_files(
     assert nobody.request("GET", "/v1/files").status == 400
 
 
+@pytest.mark.parametrize("path", ["/tokenize", "/invocations"])
+def test_where_vllm_asks_for_no_key_who_names_a_file_needs_one(
+    api_servers: tuple[At, At], path: str
+) -> None:
+    """P7, D13: an id alone opens nothing where there are keys, and vLLM's own openness stays."""
+    here, _ = api_servers
+    form = ELSEWHERE[path]
+    medium = by_id(here.upload(IMAGE), IMAGE)
+    keyless = At(here.server, {SCOPE: "acme"}, here.pid)
+
+    refused = keyless.post(path, form.body(medium))
+
+    assert refused.status == 401
+    assert "API key" in refused.error["message"]
+    assert keyless.post(path, form.body(inline(IMAGE))).status == 200
+    assert here.post(path, form.body(medium)).status == 200
+
+
 def test_what_is_cached_for_one_tenant_tells_nothing_to_another(
     api_servers: tuple[At, At],
 ) -> None:

@@ -7,6 +7,7 @@ Everything else goes to vLLM untouched. The stack starts and stops with the life
 import argparse
 import contextlib
 import logging
+import os
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ from mediagate.web.asgi import (
     Send,
     path_below_root,
 )
+from mediagate.web.keys import Keys
 from mediagate.wiring import inside
 
 if TYPE_CHECKING:
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DECODING_THREADS = 4
+
+KEY_ENV = "VLLM_API_KEY"
+"""vLLM's own: it counts where there is no `--api-key`."""
 
 _PASSAGE = "mediagate.passage"
 """Key of a request's scope, on its way through our layers."""
@@ -78,9 +83,11 @@ class FileUploads:
                 "and files of purpose 'batch' are refused"
             )
         arguments = getattr(app.state, "args", None)
+        asked_for = getattr(arguments, "api_key", None) or [os.environ.get(KEY_ENV)]
         app.add_middleware(
             Uploads,
             config=config,
+            keys=Keys(key for key in asked_for if key),
             are_named_outside=getattr(arguments, "enable_request_id_headers", False),
         )
 
@@ -152,12 +159,16 @@ class Uploads:
     Args:
         app: vLLM's.
         config: The settings.
+        keys: vLLM's, which it asks for at some paths only.
         are_named_outside: Whether vLLM gives every answer, ours too, a request id (`--enable-request-id-headers`).
     """
 
-    def __init__(self, app: ASGIApp, *, config: Config, are_named_outside: bool = False) -> None:
+    def __init__(
+        self, app: ASGIApp, *, config: Config, keys: Keys, are_named_outside: bool = False
+    ) -> None:
         self._vllm = app
         self._config = config
+        self._keys = keys
         self._are_named_outside = are_named_outside
         self._inside: ASGIApp | None = None
 
@@ -224,6 +235,7 @@ class Uploads:
                     self._engine,
                     self._config,
                     directory=directory,
+                    keys=self._keys,
                     observers=(metrics, decoded.heed),
                 )
             )

@@ -124,6 +124,13 @@ SYMBOLS = (
     ),
     Symbol(
         "vllm.envs",
+        "VLLM_API_KEY",
+        "read in the environment",
+        "vLLM asks for its key at some paths only; whoever names a file needs it at all",
+        is_needed=False,
+    ),
+    Symbol(
+        "vllm.envs",
         "VLLM_USE_RUST_FRONTEND",
         "read in the environment",
         "that frontend runs no Python plugins: the start is refused",
@@ -210,6 +217,7 @@ FLAGS = (
         "a command that has it answers HTTP, and gets our flags; `vllm bench` does not",
     ),
     Other("--headless", "read", "this node answers no HTTP: nothing is opened"),
+    Other("--api-key", "read", "the same as `VLLM_API_KEY`, which counts where this was not given"),
     Other("--api-server-count", "read", "several API servers need one directory"),
     Other("--grpc", "read", "that server runs no plugins: the start is refused"),
     Other(

@@ -46,7 +46,7 @@ class Guard(Enum):
     TENANT = 2
     """An API key, and the tenant that the request is for."""
     TENANT_OF_FILES = 3
-    """An API key, and the tenant as soon as the request is for anybody's files; then its absence is an error."""
+    """Both as soon as the request is for anybody's files; then their absence is an error."""
 
 
 @dataclass(frozen=True, slots=True)

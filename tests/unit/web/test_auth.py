@@ -106,6 +106,16 @@ def test_tenant_may_be_left_open_until_files_are_asked_for() -> None:
     assert caught.value.param == "X-Tenant"
 
 
+@pytest.mark.parametrize("key", [None, "nobodys"])
+def test_key_may_be_left_out_where_no_files_are_named(keys: Keys, key: str | None) -> None:
+    """An engine may ask for none; then who names files needs one all the same."""
+    principal = Authenticator(keys=keys).principal_of(request(key), guard=Guard.TENANT_OF_FILES)
+
+    assert principal.known_scope is None
+    with pytest.raises(Unauthenticated):
+        principal.scope  # noqa: B018
+
+
 def test_tenant_that_is_named_counts_where_it_may_be_left_open(keys: Keys) -> None:
     authenticator = Authenticator(keys=keys, scope_header=ScopeHeader(name="X-Tenant"))
 
