@@ -18,6 +18,7 @@ from fastapi import FastAPI, Request
 from mediagate.config import Program, environment, load
 from mediagate.vllm_plugin import connector
 from mediagate.vllm_plugin.endpoint import Uploads
+from mediagate.web.keys import Keys
 
 seen, ended = {}, []
 
@@ -46,7 +47,7 @@ async def ask(app, method, path, *headers, body=b""):
 async def main(are_named_outside):
     config = load(environ=environment(), program=Program.VLLM).config
     made = app()
-    made.add_middleware(Uploads, config=config, are_named_outside=are_named_outside)
+    made.add_middleware(Uploads, config=config, keys=Keys(()), are_named_outside=are_named_outside)
     told, started, over = asyncio.Queue(), asyncio.Event(), asyncio.Event()
     async def send(message):
         if message["type"] == "lifespan.startup.complete":
@@ -55,7 +56,9 @@ async def main(are_named_outside):
             ended.append(connector._source is None)
     lifespan = asyncio.create_task(made({"type": "lifespan", "asgi": {"version": "3.0"}}, told.get, send))
     await told.put({"type": "lifespan.startup"})
-    await started.wait()
+    await asyncio.wait([lifespan, asyncio.create_task(started.wait())], return_when=asyncio.FIRST_COMPLETED)
+    if lifespan.done():
+        lifespan.result()
     chat = "/v1/chat/completions"
     answers = {
         "engine": await ask(made, "POST", chat, body=b"{}"),

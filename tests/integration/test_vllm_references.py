@@ -671,16 +671,16 @@ def status_without_key(server: VllmServer, method: str, target: str) -> int:
         return client.read_head().status
 
 
-def test_without_a_key_options_tell_of_methods_only(server: VllmServer, asker: Asker) -> None:
-    """There vLLM asks for no key."""
+def test_options_need_the_key_too(server: VllmServer, asker: Asker) -> None:
+    """P3: there vLLM asks for none."""
     file_id = asker.upload(IMAGE)
     answers = [
         servers.request(server, "OPTIONS", f"/v1/files/{each}") for each in (file_id, UNKNOWN)
     ]
 
-    for answer in answers:
-        assert (answer.status, answer.body) == (204, b"")
-    assert answers[0].header("allow") == answers[1].header("allow")
+    assert [answer.status for answer in answers] == [401, 401]
+    assert answers[0].body == answers[1].body
+    assert asker.request("OPTIONS", f"/v1/files/{file_id}").status == 204
 
 
 # what is written down ------------------------------------------------------------------------------------
