@@ -4,7 +4,7 @@
     file-<32 hex>               the same, bare
     attachment://<name>         a file that is sent in the same request, if that is a form
     data:…;base64,…             inline
-    http://… https://…          fetched by the upstream
+    http://… https://…          plainly spelt (`core.urls`), fetched by the upstream if `core.media_hosts` lets it
     all else                    refused: paths, file:, ftp:, look-alikes
 
 The rule looks at the very value that is sent on: no decoding, no trimming, so that there are no two readings.
@@ -18,17 +18,13 @@ from typing import cast
 
 from mediagate.core.errors import InvalidReference, SourceNotAllowed
 from mediagate.core.files import FileId, parse_file_id
+from mediagate.core.urls import NOT_PLAIN, host_of
 
 SCHEME = "vllm-file://"
 ATTACHMENT = "attachment://"
 HANDLE_SCHEME = "mediagate-media:"
 """What we tell an engine in this process to open. It means something there, so no client may write it."""
 
-_URL = re.compile(
-    # An ASCII authority without what parsers split differently; then anything but blanks, controls and backslashes.
-    r"https?://[A-Za-z0-9\-._~%!$&'()*+,;=:@\[\]]++"
-    r"(?:[/?#][^\s\\\x00-\x1f\x7f-\x9f]*+)?"
-)
 _DATA_HEAD = re.compile(
     r"data:(?:[A-Za-z0-9][\w!#$&^.+-]{0,126}/[A-Za-z0-9][\w!#$&^.+-]{0,126})?"
     r"(?:;[\w-]{1,64}=[\w.+\-\"' ]{0,128}){0,8};base64,",
@@ -58,7 +54,7 @@ class AttachmentReference:
 
 @dataclass(frozen=True, slots=True)
 class UrlReference:
-    """An http(s) URL that the upstream fetches."""
+    """An http(s) URL that the upstream would fetch. Its host is still to be judged by `core.media_hosts`."""
 
     url: str
 
@@ -150,14 +146,16 @@ def parse_media_reference(value: str, *, param: str) -> MediaReference:
 
     Raises:
         InvalidReference: It looks like a file id and is none.
-        SourceNotAllowed: It is neither a file id, nor base64 `data:`, nor http(s).
+        SourceNotAllowed: It is neither a file id, nor base64 `data:`, nor a plain http(s) URL.
     """
     if looks_like_reference(value):
         return parse_stored_reference(value, param=param)
     if _is_data(value):
         return DataReference(value)
-    if _URL.fullmatch(value):
+    if host_of(value) is not None:
         return UrlReference(value)
+    if _head(value).startswith(("http:", "https:")):
+        raise SourceNotAllowed(NOT_PLAIN, param=param)
     message = (
         "Media is named by a file id (vllm-file://file-…), a data:<type>;base64,… URI or an http(s) URL. "
         "Upload a local file with POST /v1/files and name it by its id."

@@ -89,6 +89,8 @@ FOREIGN_URLS = [
     "Https://host/clip.mp4",
     "http\u017f://host/clip.mp4",
     "https//host/clip.mp4",
+    "https://user:word@host/clip.mp4",
+    "https://host?x",
 ]
 
 FOREIGN_DATA = [
@@ -174,10 +176,9 @@ def test_a_file_of_the_request_is_named_by_its_name_whatever_that_is(name: str) 
     [
         "http://host",
         "https://host:8080/clip.mp4?x=1&y=a/b#t=10",
-        "https://user:word@host/clip.mp4",
         "http://[::1]:80/clip.mp4",
         "https://host/фильм.mp4",
-        "https://host?x",
+        "https://host/?x",
         "https://host/a%20b;c='d'(e)",
     ],
 )
@@ -209,6 +210,12 @@ def test_nothing_else_passes(value: str) -> None:
 
     assert refusal.value.param == PARAM
     assert len(value) < 8 or value not in refusal.value.message
+
+
+@pytest.mark.parametrize("value", FOREIGN_URLS[:-3])
+def test_a_url_that_is_not_plainly_spelt_is_told_so(value: str) -> None:
+    with pytest.raises(SourceNotAllowed, match=r"plain http\(s\) URL"):
+        parse_media_reference(value, param=PARAM)
 
 
 @pytest.mark.parametrize("value", MALFORMED_IDS)
