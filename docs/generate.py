@@ -7,9 +7,10 @@ A region stands between `<!-- generated: NAME -->` and `<!-- end -->`.
 """
 
 import argparse
+import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +20,9 @@ from mediagate.config import CONFIG_ENV, SERVER_ENV, Group, Program, Setting, se
 from mediagate.core.errors import MediagateError, MethodNotAllowed, RangeNotSatisfiable
 from mediagate.core.events import RequestFailed
 from mediagate.core.files import MediaKind
+from mediagate.dialects.parts import Part, Source
+from mediagate.gateway.detection import SIGNALS, Signal
+from mediagate.gateway.profiles import PROFILES, Profile
 from mediagate.media.sniff import MEDIA_TYPES
 from mediagate.observe.audit import FIELDS, OPERATIONS, REMOVED
 from mediagate.observe.metrics import COUNTED, DECODED, STORE, Metric
@@ -61,6 +65,16 @@ OF_THE_PULL_REQUEST = (
     "file_upload_disable_listing",
 )
 """The eight flags of vLLM's pull request #39003."""
+
+
+SAID = {
+    "_owned_by": "a model has `{beside}`, and its `owned_by` is `{owner}`",
+    "_member": "has `{name}`",
+    "_titled": "its `info.title` is `{title}`",
+    "_has_routes": "has the routes {paths}",
+    "_text": "is `{text}`",
+}
+"""What an answer says, by the name of the function in `gateway.detection` that looks for it."""
 
 
 def settings_page() -> str:
@@ -143,7 +157,11 @@ def cli_page() -> str:
         if title == "mediagate config show":
             lines.append("It takes the flags of `mediagate serve`.\n")
             continue
-        lines += [_row(action) for action in parser._actions if action.dest != "help"]
+        own = [action for action in parser._actions if action.dest != "help"]
+        if title == "mediagate doctor":
+            lines.append("It takes the flags of `mediagate serve`, and:\n")
+            own = [action for action in own if action.dest == "model"]
+        lines += [_row(action) for action in own]
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
 
@@ -338,6 +356,152 @@ def metrics_region() -> str:
     return "\n".join(lines).replace("|  |", "| |")
 
 
+def known_engines() -> Sequence[Profile]:
+    """The engines of which something is known."""
+    return [profile for profile in PROFILES.values() if profile.chat is not None]
+
+
+def chats_region() -> str:
+    """What each engine takes in chat completions."""
+    lines = [
+        "| engine | `--engine` | looked at | images | audio | videos |",
+        "|---|---|---|---|---|---|",
+    ]
+    for profile in known_engines():
+        cells = (
+            profile.title,
+            f"`{profile.engine}`",
+            profile.version,
+            *("<br>".join(map(_part, (profile.chat or {}).get(kind, ()))) for kind in MediaKind),
+        )
+        lines.append(f"| {' | '.join(cell or 'none' for cell in cells)} |")
+    return "\n".join(lines)
+
+
+def elsewhere_region() -> str:
+    """What it takes in Responses and Messages."""
+    lines = ["| engine | image in Responses | image in Messages |", "|---|---|---|"]
+    for profile in known_engines():
+        cells = (profile.responses, profile.messages)
+        shown = ("not known" if cell is None else _sources(cell) or "none" for cell in cells)
+        lines.append(f"| {profile.title} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def left_out_region() -> str:
+    """Whose parts are refused, since it would leave them out."""
+    lines = ["| engine | in | reads only |", "|---|---|---|"]
+    for profile in known_engines():
+        for name, types in (
+            ("chat completions", profile.chat_types),
+            ("Responses", profile.responses_types),
+            ("Messages", profile.messages_types),
+        ):
+            if types is not None:
+                shown = ", ".join(f"`{each}`" for each in sorted(types))
+                lines.append(f"| {profile.title} | {name} | {shown} |")
+    return "\n".join(lines)
+
+
+def engine_limits_region() -> str:
+    """What each engine takes at most."""
+    lines = [
+        "| engine | request | one `data:` URI | one download | time for it, in seconds |",
+        "|---|--:|--:|--:|---|",
+    ]
+    for profile in known_engines():
+        limits = (profile.max_body_bytes, profile.max_inline_bytes, profile.max_download_bytes)
+        cells = [*("" if each is None else _bytes(each) for each in limits), profile.download_s]
+        lines.append(f"| {profile.title} | {' | '.join(cells)} |".replace("|  |", "| |"))
+    return "\n".join(lines)
+
+
+def signals_region() -> str:
+    """How each engine is recognised."""
+    lines = ["| the answer to | says | so it is |", "|---|---|---|"]
+    lines += [f"| `GET {s.path}` | {_said(s)} | {PROFILES[s.engine].title} |" for s in SIGNALS]
+    return "\n".join(lines)
+
+
+def links_region() -> str:
+    """What engines have to be started with, so that they open links."""
+    lines = ["| engine | named as | started with |", "|---|---|---|"]
+    for profile in known_engines():
+        if profile.opens_paths:
+            paths = [each for each in Source if each.way == "path" and each in profile.sources]
+            started = _started(profile) or "nothing"
+            lines.append(f"| {profile.title} | {_sources(paths)} | {started} |")
+    return "\n".join(lines)
+
+
+def where_read_region() -> str:
+    """Where each engine reads media."""
+    return "\n".join(
+        f"- **{profile.title}**: {', '.join(f'`{path}`' for path in profile.endpoints)}"
+        for profile in known_engines()
+    )
+
+
+def quirks_region() -> str:
+    """What else is worth knowing."""
+    return "\n".join(
+        f"- **{profile.title}**: {' '.join(profile.quirks)}"
+        for profile in known_engines()
+        if profile.quirks
+    )
+
+
+def fetches_region() -> str:
+    """What each engine fetches by itself."""
+    return "\n\n".join(_fetching(profile) for profile in known_engines())
+
+
+def _fetching(profile: Profile) -> str:
+    most = profile.max_download_bytes
+    bounds = [
+        *(() if most is None else (_bytes(most),)),
+        *((f"{profile.download_s} seconds",) if profile.download_s else ()),
+    ]
+    lines = [f"### {profile.title}\n", profile.fetches]
+    if bounds:
+        lines.append(f"\nLimits of a download: {'; '.join(bounds)}.")
+    if started := _started(profile):
+        lines.append(f"\nFiles of its machine it opens only if it was started with {started}.")
+    return "\n".join(lines)
+
+
+def _started(profile: Profile) -> str:
+    """What it has to be started with to open links."""
+    what, _, where = profile.reads_paths.format(path="DIR").partition(" in ")
+    return f"`{what}`{where and f' in {where}'}" if what else ""
+
+
+def _part(part: Part) -> str:
+    types = ""
+    if part.mime_types is not None:
+        types = f" (inline: {', '.join(sorted(part.mime_types))})"
+    return f"`{part.name}`: {_sources(part.sources)}{types}"
+
+
+def _sources(sources: Sequence[Source]) -> str:
+    return ", ".join(f"`{each}`".replace(" (public)`", "` (public)") for each in sources)
+
+
+def _said(signal: Signal) -> str:
+    """What is looked for in an answer: the arguments of whatever made the function that looks."""
+    looked_for = inspect.getclosurevars(signal.said).nonlocals
+    text = SAID[signal.said.__qualname__.partition(".")[0]]
+    if looked_for.get("value") is not None:
+        text = "its `{name}` is `{value}`"
+    shown = {
+        name: value.decode() if isinstance(value, bytes) else value
+        for name, value in looked_for.items()
+    }
+    if "paths" in shown:
+        shown["paths"] = " and ".join(f"`{path}`" for path in shown["paths"])
+    return text.format(**shown)
+
+
 PAGES: Mapping[str, Callable[[], str]] = {
     "docs/reference/settings.md": settings_page,
     "docs/reference/cli.md": cli_page,
@@ -347,6 +511,17 @@ PAGES: Mapping[str, Callable[[], str]] = {
 REGIONS: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "README.md": {"types": types_region, "limits": limits_region},
     "docs/how-to/uploads-on-vllm.md": {"vllm-flags": vllm_flags_region},
+    "docs/explanation/what-engines-fetch-by-themselves.md": {"fetches": fetches_region},
+    "docs/reference/engines.md": {
+        "chats": chats_region,
+        "elsewhere": elsewhere_region,
+        "left-out": left_out_region,
+        "engine-limits": engine_limits_region,
+        "signals": signals_region,
+        "links": links_region,
+        "where-read": where_read_region,
+        "quirks": quirks_region,
+    },
     "docs/reference/http.md": {
         "routes": routes_region,
         "types": types_region,
@@ -430,6 +605,10 @@ def _where(metric: Metric) -> str:
     if metric in LEFT_TO_VLLM:
         return "gateway"
     return "vLLM" if metric in DECODED else "both"
+
+
+def _bytes(count: int) -> str:
+    return f"{count // 1024**2} MiB" if count % 1024**2 == 0 else f"{count:,} bytes"
 
 
 def _kib(count: int) -> str:

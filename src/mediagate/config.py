@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import ip_network
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Self, get_args
 from urllib.parse import urlsplit
 
@@ -33,7 +33,9 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
+from mediagate.core.engines import Engine
 from mediagate.core.keys import is_key
+from mediagate.core.media_hosts import MediaHosts
 
 ENV_PREFIX = "MEDIAGATE_"
 VLLM_ENV_PREFIX = "VLLM_"
@@ -91,18 +93,11 @@ class Outside:
     default_in_vllm: object = None
 
 
-class Engine(StrEnum):
-    """What the upstream is, as far as it makes a difference here."""
-
-    AUTO = "auto"
-    VLLM = "vllm"
-    OPENAI = "openai"
-
-
 class DeliveryKind(StrEnum):
     """How the upstream gets the bytes of a file that a request names."""
 
     AUTO = "auto"
+    PATH = "path"
     URL = "url"
     INLINE = "inline"
 
@@ -230,6 +225,25 @@ def _no_empty_path(value: object) -> object:
     return value
 
 
+def _media_path(text: str) -> str:
+    own, *rest = text.split(":")
+    if len(rest) > 1:
+        raise ValueError("has more than one colon; write DIR or DIR:UPSTREAM_DIR")
+    try:
+        directory = Path(own).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{own!r} is in the home of nobody known here") from None
+    if not directory.is_absolute():
+        raise ValueError(f"{own!r} is no absolute path")
+    seen = rest[0] if rest else str(directory)
+    if not PLAIN_PATH.fullmatch(seen) or {".", ".."} & set(seen.split("/")):
+        raise ValueError(
+            f"{seen!r} is no path that every engine reads alike: absolute, of letters, digits and any of ._~+@=,- "
+            "(name another, as DIR:UPSTREAM_DIR, where the upstream has it mounted elsewhere)"
+        )
+    return text
+
+
 def _header_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", name):
         raise ValueError("a header's name is letters, digits and hyphens")
@@ -245,6 +259,12 @@ def _network(text: str) -> str:
         raise ValueError(f"'{text}' is no address or network, such as 10.0.0.0/8") from None
 
 
+def _media_host(text: str) -> str:
+    entry = text.strip()
+    MediaHosts((entry,))  # raises ValueError, which says what is wrong
+    return entry
+
+
 def _listing_status(status: int) -> int:
     if status not in {403, 404}:
         raise ValueError("must be 403 or 404")
@@ -255,6 +275,9 @@ _NOT_A_SCOPE = frozenset(
     {"authorization", "connection", "content-length", "content-type", "expect", "host", "te"}
     | {"transfer-encoding", "upgrade", "x-request-id"}
 )
+
+PLAIN_PATH = re.compile(r"(?:/[A-Za-z0-9._~+@=,-]+)+/?")
+"""Means the same as it stands, in a `file:` URL and in JSON: some engines cut at `#` or `?`, or decode `%`."""
 
 Finite = Annotated[PositiveFloat, Field(allow_inf_nan=False)]
 
@@ -311,15 +334,16 @@ class Config(BaseModel):
     """The upstream's own bearer key."""
 
     engine: Annotated[Engine, Outside(group=Group.UPSTREAM, metavar="ENGINE")] = Engine.AUTO
-    """What the upstream is: `vllm`, `openai` for any other OpenAI-compatible server, or `auto`, which asks it. With
-    vLLM, each tenant's requests carry a `cache_salt`, so that prefix caching tells tenants nothing about each other; an
-    upstream that does not say what it is, is treated as vLLM."""
+    """What the upstream is, and so which media it takes, and how; `auto` asks it. `openai` stands for any other
+    server that speaks like OpenAI's. With vLLM, each tenant's requests carry a `cache_salt`, so that prefix caching
+    tells tenants nothing about each other; an upstream that does not say what it is, gets one too."""
 
     delivery: Annotated[DeliveryKind, Outside(group=Group.UPSTREAM, metavar="HOW")] = (
         DeliveryKind.AUTO
     )
-    """How the upstream gets a file's bytes: `inline` as base64 in the request, `url` by a short-lived signed URL of
-    this server; `auto` takes `inline`, which always works."""
+    """How the upstream gets a file's bytes: `path` by a link on a disk that both have (`media_path`), `url` by a
+    short-lived signed URL of this server, `inline` as base64 in the request. `auto` takes the first of these that is
+    set up and that the engine takes; a URL comes before base64 only where `advertise_url` is set."""
 
     advertise_url: Annotated[
         Annotated[str, AfterValidator(_upstream_url)] | None,
@@ -330,6 +354,29 @@ class Config(BaseModel):
         ),
     ] = None
     """Where the upstream reaches this server, for `url` delivery."""
+
+    media_path: Annotated[
+        Annotated[str, AfterValidator(_media_path)] | None,
+        Outside(group=Group.UPSTREAM, metavar="DIR[:UPSTREAM_DIR]", unset="none"),
+    ] = None
+    """A directory of links for an upstream on the same disk, for `path` delivery: each file of a request has a link in
+    it under a random name until the request is over. On the file system of `file_upload_dir`, of its own, and made if
+    it is missing. `UPSTREAM_DIR` is what the upstream calls it, if it has it mounted elsewhere."""
+
+    media_group: Annotated[
+        Annotated[str, AfterValidator(_not_empty)] | None,
+        Outside(group=Group.UPSTREAM, metavar="GROUP", unset="none: only this server's own user"),
+    ] = None
+    """The group, by name or number, that may read the links, for an upstream that runs as another user. The directory
+    and the files it holds links to get that group, and the modes 0750 and 0640; nothing else of the store does."""
+
+    allowed_media_domains: Annotated[
+        tuple[Annotated[str, AfterValidator(_media_host)], ...],
+        Outside(group=Group.UPSTREAM, metavar="HOSTS", unset="any public address"),
+    ] = ()
+    """Where http(s) media that clients name may come from, comma separated; with a list, from nowhere else. An entry is
+    a host name, `*.example.com` for all names below it, an address or network, or `*` for any public address. Private
+    addresses, and names that lead to one, pass only if they are listed; a name that is listed is not looked up."""
 
     api_key_file: Annotated[
         Annotated[Path, BeforeValidator(_no_empty_path), AfterValidator(Path.expanduser)] | None,
@@ -500,6 +547,7 @@ class Config(BaseModel):
             )
         if self.delivers_urls and self.upstream is None:
             raise _contradiction("there is no upstream to fetch a URL", "delivery", "upstream")
+        self._check_media_path()
         if self.trusted_proxy and self.file_upload_scope_header is None:
             raise _contradiction(
                 "trusted to set a header, and none is named",
@@ -521,6 +569,18 @@ class Config(BaseModel):
         if self.file_upload_allowed_types:
             self._check_allowed_types()
         return self
+
+    def _check_media_path(self) -> None:
+        if self.media_path is not None and self.upstream is None:
+            raise _contradiction("there is no upstream to read links", "media_path", "upstream")
+        if self.media_path is None and self.delivery is DeliveryKind.PATH:
+            raise _contradiction(
+                "name the directory that the upstream reads", "delivery", "media_path"
+            )
+        if self.media_path is None and self.media_group is not None:
+            raise _contradiction(
+                "a group that may read links, and no directory of them", "media_group", "media_path"
+            )
 
     def _check_allowed_types(self) -> None:
         from mediagate.media.refused import REFUSED_TYPES  # late: few name types
@@ -548,6 +608,22 @@ class Config(BaseModel):
     def delivers_urls(self) -> bool:
         """Whether the upstream fetches files from this server."""
         return self.delivery is DeliveryKind.URL
+
+    @property
+    def may_deliver_urls(self) -> bool:
+        """Whether the upstream may be told to fetch files from this server."""
+        return self.upstream is not None and self.delivery in {DeliveryKind.URL, DeliveryKind.AUTO}
+
+    @property
+    def lease_path(self) -> Path | None:
+        """The directory of links; None: there is none."""
+        return None if self.media_path is None else Path(self.media_path.split(":")[0]).expanduser()
+
+    @property
+    def upstream_lease_path(self) -> PurePosixPath | None:
+        """What the upstream calls it; None: the same."""
+        _, _, seen = (self.media_path or "").partition(":")
+        return PurePosixPath(seen) if seen else None
 
     @property
     def advertise_root(self) -> str | None:

@@ -1,29 +1,38 @@
 """The composition root: a `Config` in, running parts out. Nothing else knows which drivers there are."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 
 from mediagate.blobs.directory import StoreDirectory
 from mediagate.blobs.driver import BlobMissingError, BlobReader
+from mediagate.blobs.lease_directory import LeaseDirectory
+from mediagate.blobs.lease_findings import Finding
 from mediagate.blobs.local import LocalBlobDriver
 from mediagate.blobs.store import BlobStore
-from mediagate.config import Config, Engine
+from mediagate.config import Config, DeliveryKind
+from mediagate.core.engines import Engine
 from mediagate.core.events import Observer, each
 from mediagate.core.expiry import Lifetime
 from mediagate.core.files import FileId, FileObject
+from mediagate.core.media_hosts import MediaHosts
 from mediagate.core.quotas import Quota
 from mediagate.core.store_key import StoreKey
-from mediagate.dialects.fields import Judge
+from mediagate.dialects.fields import Dialect, Judge
+from mediagate.dialects.parts import ANYTHING, Accepted
 from mediagate.executor import Executor, in_background
 from mediagate.gateway.app import ENDLESS, Gateway
-from mediagate.gateway.engine import CacheSalts, EngineProbe
+from mediagate.gateway.cache_salts import CacheSalts
+from mediagate.gateway.detection import Detection
 from mediagate.gateway.handles import HandleOpener, LocalMedia
 from mediagate.gateway.inspector import Inspector
 from mediagate.gateway.multipart_request import MultipartRequests
+from mediagate.gateway.profiles import PROFILES
 from mediagate.gateway.proxy import Proxy
 from mediagate.index.sql import SqlIndex
 from mediagate.media.libmagic import LibmagicOpinion, decide
@@ -35,15 +44,19 @@ from mediagate.observe.metrics import Board, Metrics
 from mediagate.observe.stderr import write_to_stderr
 from mediagate.operations.claims import Claims
 from mediagate.operations.deliver import (
+    Deliveries,
     Delivery,
     HandleDelivery,
     Handles,
     InlineDelivery,
     Leased,
     LeasedMedia,
+    PathDelivery,
     UrlDelivery,
 )
 from mediagate.operations.files import Files, file_not_found
+from mediagate.operations.lease_links import LeaseLinks
+from mediagate.operations.media_hosts import HostLookup
 from mediagate.operations.receive import ReceiveLimits, Receiver, Sniff
 from mediagate.operations.removal import Remover
 from mediagate.operations.resolve import Resolver
@@ -138,6 +151,14 @@ def create_app(
     return Application(config, directory=directory, keys=keys, metrics=metrics)
 
 
+_Deliver = Callable[[Leased, str | None], Delivery]
+"""The lease of a request's files, where the request came in → how the upstream gets the files."""
+
+
+async def _anything(_dialect: Dialect) -> Accepted:
+    return ANYTHING
+
+
 @dataclass(frozen=True, slots=True)
 class Inside:
     """What an engine gets that mediagate lives in.
@@ -187,8 +208,9 @@ async def inside(
             else None
         )
         reading = _reading(
-            config, engine, store, handles, executor, patience, salts, judge=Judge.ENGINE
-        )
+            config, engine, store, executor, patience,
+            deliver=_by_handle(handles), salts=salts, judge=Judge.ENGINE,
+        )  # fmt: skip
         web = WebApp(
             guard=Guard.TENANT_OF_FILES,
             routes=tuple(_files_routes(config, store, executor)),
@@ -216,6 +238,22 @@ def open_directory(config: Config) -> StoreDirectory:
     return StoreDirectory.given(
         config.file_upload_dir, is_cleared=config.file_upload_clear_on_start
     )
+
+
+async def check_lease_directory(config: Config, directory: StoreDirectory) -> None:
+    """See whether the directory of links can be used, if one was named.
+
+    Raises:
+        DirectoryError: It cannot; the text is one line for the operator.
+    """
+    blobs = BlobStore(LocalBlobDriver(directory.path, durable=not directory.is_temporary))
+    async with contextlib.AsyncExitStack() as stack:
+        await blobs.open()
+        stack.push_async_callback(blobs.close)
+        links = _lease_directory(config, blobs)
+        if links is not None:
+            stack.push_async_callback(links.close)
+            links.open()
 
 
 def open_keys(config: Config) -> Keys:
@@ -290,8 +328,17 @@ async def _build(
         routes += _files_routes(config, store, executor)
         routes += _openapi(config, routes).routes()
     if config.enable_file_uploads and not config.files_only:
-        salts = None if proxy is None else _cache_salts(config, store, proxy)
-        upstream = _reading(config, upstream, store, handles, executor, patience, salts)
+        reading = partial(_reading, config, upstream, store, executor, patience)
+        if proxy is None:
+            upstream = reading(deliver=_by_handle(handles))
+        else:
+            engine = _engine(config, proxy)
+            upstream = reading(
+                deliver=await _deliveries(config, store, stack),
+                accepts=_accepts(engine),
+                lookup=_lookup(config, stack),
+                salts=CacheSalts(key=store.key, is_wanted=_may_be_vllm(engine)),
+            )
     web: ASGIApp = WebApp(
         routes=routes,
         authenticator=Authenticator(keys=keys, scope_header=_scope_header(config)),
@@ -323,7 +370,7 @@ def _files_routes(config: Config, store: _Store, executor: Executor) -> Iterator
     yield from UploadsApi(
         uploads=store.uploads, executor=executor, max_expires_after_s=longest_s
     ).routes()
-    if config.delivers_urls:
+    if config.may_deliver_urls:
         media = LeasedMedia(index=store.index, open_blob=store.open_blob, key=store.key)
         yield from MediaApi(media=media).routes()
 
@@ -349,11 +396,13 @@ def _reading(
     config: Config,
     upstream: ASGIApp,
     store: _Store,
-    handles: Handles,
     executor: Executor,
     patience: Patience,
-    salts: CacheSalts | None,
     *,
+    deliver: _Deliver,
+    accepts: Callable[[Dialect], Awaitable[Accepted]] = _anything,
+    lookup: HostLookup | None = None,
+    salts: CacheSalts | None = None,
     judge: Judge = Judge.WALL,
 ) -> ASGIApp:
     """What reads requests on their way to `upstream`."""
@@ -361,8 +410,9 @@ def _reading(
         upstream=upstream,
         resolver=Resolver(
             holder=store.claims,
-            deliver=_delivery(config, store, handles),
+            deliver=deliver,
             executor=executor,
+            lookup=lookup,
             observer=store.observer,
         ),
         open_blob=store.open_blob,
@@ -371,6 +421,7 @@ def _reading(
         patience=patience if judge is Judge.WALL else ENDLESS,
         salts=salts,
         judge=judge,
+        accepts=accepts,
     )
     return MultipartRequests(
         gateway,
@@ -459,34 +510,116 @@ def _sniffer(config: Config, allowed_types: Collection[str], executor: Executor)
     return sniff_with_libmagic
 
 
-def _delivery(
-    config: Config, store: _Store, handles: Handles
-) -> Callable[[Leased, str | None], Delivery]:
-    """How the upstream gets the files of a request: the lease, where the request came in → a delivery."""
+def _by_handle(handles: Handles) -> _Deliver:
+    """For an engine in this process."""
 
-    def by_handle(_leased: Leased, _came_in_at: str | None) -> Delivery:
+    def deliver(_leased: Leased, _came_in_at: str | None) -> Delivery:
         return HandleDelivery(handles=handles)
 
-    def by_url(leased: Leased, came_in_at: str | None) -> Delivery:
-        return UrlDelivery(leased, base=config.advertise_root or came_in_at, key=store.key)
-
-    def inline(_leased: Leased, _came_in_at: str | None) -> Delivery:
-        return InlineDelivery()
-
-    if config.upstream_root is None:
-        return by_handle
-    return by_url if config.delivers_urls else inline
+    return deliver
 
 
-def _cache_salts(config: Config, store: _Store, proxy: Proxy) -> CacheSalts | None:
-    match config.engine:
-        case Engine.VLLM:
-            return CacheSalts(key=store.key, is_wanted=_always)
-        case Engine.AUTO:
-            probe = EngineProbe(upstream=proxy, clock=time.monotonic)
-            return CacheSalts(key=store.key, is_wanted=probe.may_be_vllm)
-        case _:
-            return None
+def delivery_order(config: Config) -> Sequence[DeliveryKind]:
+    """The ways to give the upstream a file that these settings allow, the best one first."""
+    wanted = config.delivery
+    is_auto = wanted is DeliveryKind.AUTO
+    # Base64 always arrives; that the upstream reaches us is certain only where somebody said so.
+    is_url_first = wanted is DeliveryKind.URL or (is_auto and config.advertise_root is not None)
+    is_path = config.lease_path is not None and (is_auto or wanted is DeliveryKind.PATH)
+    order = (
+        (DeliveryKind.PATH, is_path),
+        (DeliveryKind.URL, is_url_first),
+        (DeliveryKind.INLINE, True),
+        (DeliveryKind.URL, is_auto and not is_url_first),
+    )
+    return [kind for kind, is_wanted in order if is_wanted]
+
+
+async def lease_findings(config: Config, directory: StoreDirectory) -> Sequence[Finding]:
+    """What there is to say of the directory of links; nothing is changed, and without one there is nothing to say.
+
+    Raises:
+        OSError: The store cannot be opened.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        blobs = BlobStore(LocalBlobDriver(directory.path, durable=False))
+        await blobs.open()
+        stack.push_async_callback(blobs.close)
+        links = _lease_directory(config, blobs)
+        if links is None:
+            return ()
+        stack.push_async_callback(links.close)
+        return await asyncio.to_thread(links.findings)
+
+
+async def _deliveries(config: Config, store: _Store, stack: contextlib.AsyncExitStack) -> _Deliver:
+    """What is set up of the ways to give the upstream a file, the best one first."""
+    order = delivery_order(config)
+    links = None
+    directory = _lease_directory(config, store.blobs)
+    if directory is not None and DeliveryKind.PATH in order:
+        stack.push_async_callback(directory.close)
+        directory.open()
+        links = LeaseLinks(directory=directory, index=store.index)
+        await stack.enter_async_context(in_background(links.run()))
+
+    def deliver(leased: Leased, came_in_at: str | None) -> Delivery:
+        ways: dict[DeliveryKind, Delivery] = {DeliveryKind.INLINE: InlineDelivery()}
+        if directory is not None and links is not None:
+            ways[DeliveryKind.PATH] = PathDelivery(
+                leased, links=links, seen_by_upstream=directory.seen_by_upstream
+            )
+        if (base := config.advertise_root or came_in_at) is not None:
+            ways[DeliveryKind.URL] = UrlDelivery(leased, base=base, key=store.key)
+        return Deliveries(*(ways[kind] for kind in order if kind in ways))
+
+    return deliver
+
+
+def _lease_directory(config: Config, blobs: BlobStore) -> LeaseDirectory | None:
+    if config.lease_path is None:
+        return None
+    return LeaseDirectory(
+        config.lease_path,
+        blobs=blobs,
+        upstream_path=config.upstream_lease_path,
+        group=config.media_group,
+    )
+
+
+def _lookup(config: Config, stack: contextlib.AsyncExitStack) -> HostLookup:
+    """What judges the hosts that clients would have the upstream fetch from."""
+    lookup = HostLookup(MediaHosts(config.allowed_media_domains))
+    stack.callback(lookup.close)
+    return lookup
+
+
+_Asked = Callable[[], Awaitable[Engine | None]]
+
+
+def _engine(config: Config, proxy: Proxy) -> _Asked:
+    """What the upstream is, as far as is known when somebody asks."""
+    if config.engine is Engine.AUTO:
+        return Detection(upstream=proxy, clock=time.monotonic).engine
+
+    async def told() -> Engine:
+        return config.engine
+
+    return told
+
+
+def _accepts(engine: _Asked) -> Callable[[Dialect], Awaitable[Accepted]]:
+    async def accepts(dialect: Dialect) -> Accepted:
+        return PROFILES[await engine() or Engine.OPENAI].accepted(dialect)
+
+    return accepts
+
+
+def _may_be_vllm(engine: _Asked) -> Callable[[], Awaitable[bool]]:
+    async def may_be_vllm() -> bool:
+        return await engine() in {Engine.VLLM, None}
+
+    return may_be_vllm
 
 
 async def _always() -> bool:

@@ -25,7 +25,7 @@ def models(owner: str) -> Callable[[Received], Any]:
 
     async def answer(request: Received) -> None:
         await request.read_body()
-        body = json.dumps({"object": "list", "data": [{"id": "m", "owned_by": owner}]})
+        body = json.dumps({"object": "list", "data": [{"id": "m", "root": "m", "owned_by": owner}]})
         await request.answer(body.encode(), headers=b"content-type: application/json\r\n")
 
     return answer

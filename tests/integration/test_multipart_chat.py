@@ -75,7 +75,14 @@ def upstream() -> Iterator[Upstream]:
 
 @pytest.fixture(scope="module")
 def in_front(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    flags = ("--upstream", upstream.server.url, "--file-upload-max-size-mb", "1")
+    flags = (
+        "--upstream",
+        upstream.server.url,
+        "--engine",
+        "openai",
+        "--file-upload-max-size-mb",
+        "1",
+    )
     with servers.serving(*flags, store=tmp_path_factory.mktemp("store")) as server:
         yield server
 

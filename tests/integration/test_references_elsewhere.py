@@ -21,6 +21,7 @@ MESSAGES = ("/v1/messages", "/v1/messages/count_tokens")
 OF_CHAT = (
     *("/v1/chat/completions/batch", "/v1/chat/completions/render", "/v1/embeddings", "/pooling"),
     *("/classify", "/v1/score", "/v1/rerank", "/tokenize", "/invocations", "/api/chat"),
+    *("/vertex", "/predict", "/chat_tokenize", "/v2/models/m/infer", "/"),
 )
 OF_PROMPTS = ("/generate", "/completion", "/infill", "/encode", "/v1/completions")
 ALL = (RESPONSES, *MESSAGES, *OF_CHAT, *OF_PROMPTS)
@@ -43,8 +44,9 @@ def upstream() -> Iterator[ThreadedUpstream]:
 def shared(
     upstream: ThreadedUpstream, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    flags = ("--upstream", upstream.server.url)
-    with servers.serving(*flags, store=tmp_path_factory.mktemp("store")) as server:
+    flags = ("--upstream", upstream.server.url, "--engine", "openai")
+    hosts = ("--allowed-media-domains", "h")
+    with servers.serving(*flags, *hosts, store=tmp_path_factory.mktemp("store")) as server:
         yield server
 
 

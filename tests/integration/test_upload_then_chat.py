@@ -56,8 +56,9 @@ def upstream() -> Iterator[Upstream]:
 
 @pytest.fixture(scope="module")
 def shared(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    flags = ("--upstream", upstream.server.url)
-    with servers.serving(*flags, store=tmp_path_factory.mktemp("store")) as server:
+    flags = ("--upstream", upstream.server.url, "--engine", "openai")
+    hosts = ("--allowed-media-domains", "example.com")
+    with servers.serving(*flags, *hosts, store=tmp_path_factory.mktemp("store")) as server:
         yield server
 
 

@@ -15,7 +15,7 @@ import vllm_servers
 from engines import echo_plugin
 from mediagate.core.scopes import Principal, Scope
 from mediagate.core.store_key import StoreKey
-from mediagate.gateway.engine import CacheSalts
+from mediagate.gateway.cache_salts import CacheSalts
 from servers import Answer, RawClient
 from vllm_questions import (
     CHAT,

@@ -119,14 +119,28 @@ class Copy:
         assert imported.strip() == str(expected), f"not the copy is imported, but {imported}"
         return copy
 
-    def test(self, *node_ids: str, timeout_s: float) -> dict[str, set[str]]:
+    def test(self, *arguments: str, timeout_s: float) -> dict[str, set[str]]:
         """Run tests; the node ids of each outcome.
+
+        Args:
+            arguments: Node ids, and options of pytest.
+            timeout_s: For all of them.
 
         Raises:
             RunError: pytest did not get as far as outcomes, or not in time.
         """
-        options = ("-q", "-rpfEsxX", "--tb=short", "--no-header")
-        output = self._run("-m", "pytest", *options, *node_ids, timeout_s=timeout_s, fails=True)
+        # Plugins that no test needs take a good part of the time of a short run.
+        options = (
+            "-q",
+            "-rpfEsxX",
+            "--tb=short",
+            "--no-header",
+            "-p",
+            "no:xdist",
+            "-p",
+            "no:anyio",
+        )
+        output = self._run("-m", "pytest", *options, *arguments, timeout_s=timeout_s, fails=True)
         outcomes: dict[str, set[str]] = {}
         for outcome, what in _OUTCOME.findall(output):
             outcomes.setdefault(outcome, set()).add(what)
@@ -201,7 +215,7 @@ def judge(copy: Copy, breakage: Breakage) -> Verdict:
     is_caught = False
     try:
         with copy.broken(breakage):
-            outcomes = copy.test(breakage.test, timeout_s=RED_TIMEOUT_S)
+            outcomes = copy.test("-x", breakage.test, timeout_s=RED_TIMEOUT_S)
     except (StaleError, RunError) as error:
         reason = str(error)
     else:

@@ -1,6 +1,6 @@
 """Settings: where they come from, which wins, and what is said of a bad one."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pydantic
 import pytest
@@ -109,7 +109,9 @@ def test_every_setting_has_text_a_flag_and_a_twin_that_works(
         "file_upload_libmagic": "on",
         "engine": "vllm",
         "delivery": "url",
+        "allowed_media_domains": "media.example.com, 10.0.0.0/8",
         "advertise_url": "http://gate:8080",
+        "media_path": "/srv/links:/media",
         "trusted_proxy": "10.0.0.0/8, ::1",
         "file_upload_disable_listing": "on",
         "file_upload_listing_status": "404",
@@ -120,6 +122,11 @@ def test_every_setting_has_text_a_flag_and_a_twin_that_works(
     needs = {
         "upstream_api_key": {"MEDIAGATE_UPSTREAM": "http://gpu:8000"},
         "delivery": {"MEDIAGATE_UPSTREAM": "http://gpu:8000"},
+        "media_path": {"MEDIAGATE_UPSTREAM": "http://gpu:8000"},
+        "media_group": {
+            "MEDIAGATE_UPSTREAM": "http://gpu:8000",
+            "MEDIAGATE_MEDIA_PATH": "/srv/links",
+        },
         "trusted_proxy": {"MEDIAGATE_FILE_UPLOAD_SCOPE_HEADER": "X-Tenant"},
         "file_upload_clear_on_start": {"MEDIAGATE_FILE_UPLOAD_DIR": "/srv/files"},
         "files_only": {"MEDIAGATE_FILE_UPLOAD_DIR": "/srv/files"},
@@ -315,11 +322,32 @@ def test_upstream_may_end_in_v1_or_not(given: str, root: str) -> None:
         ("max_json_mb", "inf", "finite"),
         ("enable_file_uploads", "perhaps", "boolean"),
         ("file_upload_dir", "", "empty"),
+        ("media_path", "", "'' is no absolute path"),
+        ("media_path", ":/media", "'' is no absolute path"),
+        ("media_path", "links", "'links' is no absolute path"),
+        ("media_path", "~nobody-of-this-name/links", "home of nobody known"),
+        ("media_path", "/links:/media:ro", "more than one colon"),
+        ("media_path", "/links:", "'' is no path that every engine reads alike"),
+        ("media_path", "/links:media", "'media' is no path that every engine reads alike"),
+        ("media_path", "/links:/", "'/' is no path that every engine reads alike"),
+        ("media_path", "/my links", "'/my links' is no path that every engine reads alike"),
+        ("media_path", "/links:/a#b", "'/a#b' is no path that every engine reads alike"),
+        ("media_path", "/links:/a?b", "'/a?b' is no path that every engine reads alike"),
+        ("media_path", "/links:/a%20b", "'/a%20b' is no path that every engine reads alike"),
+        ("media_path", '/links:/a"b', "is no path that every engine reads alike"),
+        ("media_path", "/links:/a\\b", "is no path that every engine reads alike"),
+        ("media_path", "/links:/média", "is no path that every engine reads alike"),
+        ("media_path", "/links://media", "is no path that every engine reads alike"),
+        ("media_path", "/links:/media/../x", "is no path that every engine reads alike"),
+        ("media_path", "/links:/media\n", "is no path that every engine reads alike"),
+        ("media_group", "", "empty"),
         ("file_upload_ttl_seconds", "0", "above 0, or -1"),
         ("file_upload_ttl_seconds", "-2", "above 0, or -1"),
         ("file_upload_max_ttl_seconds", "-1", "greater than 0"),
         ("file_upload_max_concurrent", "0", "greater than 0"),
         ("trusted_proxy", "10.0.0.1/8", "no address or network"),
+        ("allowed_media_domains", "https://media.example.com", "host alone, without scheme"),
+        ("allowed_media_domains", "media.example.com,", "'' is no host name"),
         ("file_upload_scope_header", "X_Tenant", "letters, digits and hyphens"),
         ("file_upload_scope_header", "Authorization", "meaning of its own"),
         ("file_upload_listing_status", "500", "must be 403 or 404"),
@@ -401,6 +429,22 @@ def test_unreadable_file_is_named(tmp_path: Path) -> None:
     assert "is no TOML" in not_text
 
 
+def test_links_have_a_path_here_and_one_at_the_upstream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/srv/gate")
+
+    def paths(text: str) -> tuple[Path | None, PurePosixPath | None]:
+        config = Config(upstream="http://gpu", media_path=text)
+        return config.lease_path, config.upstream_lease_path
+
+    assert paths("/srv/links/") == (Path("/srv/links"), None)
+    assert paths("/srv/my links:/media/in_1.0/") == (
+        Path("/srv/my links"),
+        PurePosixPath("/media/in_1.0"),
+    )
+    assert paths("~/links:/media") == (Path("/srv/gate/links"), PurePosixPath("/media"))
+    assert (Config().lease_path, Config().upstream_lease_path) == (None, None)
+
+
 def test_contradictions_name_both_settings() -> None:
     keys = complaint(environ={"MEDIAGATE_UPSTREAM_API_KEY": SECRET})
     urls = complaint(flags={"delivery": "url"})
@@ -427,6 +471,9 @@ def test_side_car_has_files_and_no_upstream(flags: dict[str, str | bool], named:
     [
         ({"trusted_proxy": ["::1"]}, "file_upload_scope_header (default)"),
         ({"file_upload_clear_on_start": True}, "file_upload_dir (default)"),
+        ({"media_path": "/links"}, "upstream (default)"),
+        ({"media_group": "video"}, "media_path (default)"),
+        ({"delivery": "path"}, "media_path (default)"),
         ({"file_upload_scope_max_gb": "5.5"}, "file_upload_max_total_gb (default)"),
     ],
 )

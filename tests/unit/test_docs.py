@@ -15,6 +15,7 @@ from mediagate.cli.main import build_parser
 from mediagate.config import CONFIG_ENV, ENV_PREFIX, SERVER_ENV, settings
 from mediagate.core.errors import MediagateError
 from mediagate.gateway.media_endpoints import DIALECTS
+from mediagate.gateway.profiles import PROFILES
 from mediagate.observe.audit import FIELDS, OPERATIONS, REMOVED
 from mediagate.observe.metrics import COUNTED, DECODED, STORE
 from mediagate.observe.reasons import reasons
@@ -91,6 +92,19 @@ def test_configuration_for_litellm_is_the_one_that_is_tested() -> None:
 
     (shown,) = re.findall(r"^```yaml\n(.*?)^```", page, re.M | re.S)
     assert example.endswith(f"\n\n{shown}")
+
+
+def test_guide_says_what_each_engine_is_started_with() -> None:
+    page = (ROOT / "docs/how-to/put-it-in-front-of-your-engine.md").read_text(encoding="utf-8")
+    known = [profile for profile in PROFILES.values() if profile.chat is not None]
+
+    started = [
+        profile.reads_paths.format(path="/srv/mediagate/leases").partition(" in ")[0]
+        for profile in known
+    ]
+
+    assert not [profile.title for profile in known if profile.title.split("'")[0] not in page]
+    assert not [what for what in started if what not in page]
 
 
 def test_every_setting_is_documented_under_all_its_names() -> None:
@@ -324,7 +338,8 @@ def generator() -> ModuleType:
 
 def links(page: Path) -> Iterator[tuple[Path, str]]:
     """The relative links of a page: the file, and the anchor in it."""
-    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+    text = re.sub(r"`[^`\n]*`", "", prose(page))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if re.match(r"[a-z]+:", target):
             continue
         name, _, anchor = target.partition("#")

@@ -1,6 +1,7 @@
 """`mediagate serve`: the gateway, or the side-car of an engine that resolves ids itself."""
 
 import argparse
+import asyncio
 import contextlib
 import importlib
 import logging
@@ -8,11 +9,15 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from mediagate.cli.config import add_setting_flags, load_settings
 from mediagate.cli.failure import CommandFailed
 from mediagate.cli.target import is_loopback
 from mediagate.config import Config, Resolved, SettingError
+
+if TYPE_CHECKING:
+    from mediagate.web.keys import Keys
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -36,22 +41,17 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT, then drain."""
     resolved = load_settings(arguments)
-    _check_extras(resolved)
+    check_extras(resolved)
     config = resolved.config
 
     # Late, so that --help and the client commands do without all of it.
     from mediagate.blobs.directory import DirectoryError
-    from mediagate.core.keys import KeyFileError
     from mediagate.observe.metrics import Board, Metrics
     from mediagate.web import server
-    from mediagate.wiring import create_app, open_audit_log, open_directory, open_keys
+    from mediagate.wiring import check_lease_directory, create_app, open_audit_log, open_directory
 
     _log_to_stderr()
-    try:
-        keys = open_keys(config)
-    except KeyFileError as error:
-        label = resolved.origins["api_key_file"].label
-        raise SettingError(f"{label}: {config.api_key_file} {error}") from None
+    keys = checked_keys(resolved)
     try:
         # Tried now, as workers open it for themselves.
         if (audit_log := open_audit_log(config)) is not None:
@@ -68,6 +68,11 @@ def run(arguments: argparse.Namespace) -> int:
         label = resolved.origins["file_upload_dir"].label
         raise SettingError(f"{label}: {error}") from None
     with contextlib.closing(directory):
+        try:
+            # Tried now, as workers open it for themselves.
+            asyncio.run(check_lease_directory(config, directory))
+        except DirectoryError as error:
+            raise SettingError(f"{resolved.origins['media_path'].label}: {error}") from None
         try:
             status = server.run(
                 lambda worker: create_app(
@@ -123,8 +128,12 @@ def _announcer(config: Config) -> Callable[[str, int], None]:
     return announce
 
 
-def _check_extras(resolved: Resolved) -> None:
-    """What the settings need beyond the plain installation."""
+def check_extras(resolved: Resolved) -> None:
+    """Whether all is installed that the settings need beyond the plain installation.
+
+    Raises:
+        SettingError: It is not.
+    """
     if not resolved.config.file_upload_libmagic:
         return
     try:
@@ -134,6 +143,23 @@ def _check_extras(resolved: Resolved) -> None:
         raise SettingError(
             f"{label}: needs libmagic, and python-magic: pip install 'mediagate[libmagic]'"
         ) from None
+
+
+def checked_keys(resolved: Resolved) -> "Keys":
+    """Who may come in.
+
+    Raises:
+        SettingError: The key file is wrong.
+    """
+    from mediagate.core.keys import KeyFileError  # late, as all of `run`
+    from mediagate.wiring import open_keys
+
+    config = resolved.config
+    try:
+        return open_keys(config)
+    except KeyFileError as error:
+        label = resolved.origins["api_key_file"].label
+        raise SettingError(f"{label}: {config.api_key_file} {error}") from None
 
 
 def _log_to_stderr() -> None:

@@ -10,8 +10,9 @@
     │   ├── UnsupportedMedia      unsupported_media_type    the bytes are no media that is accepted
     │   ├── UnreadableMedia       unreadable_media          the right type, but it does not decode
     │   ├── InvalidReference      invalid_reference         looks like a file id, is none
-    │   ├── SourceNotAllowed      media_source_not_allowed  a path or scheme that no client may name
-    │   └── MediaKindMismatch     media_kind_mismatch       a sound in an image part
+    │   ├── SourceNotAllowed      media_source_not_allowed  a path, scheme or host that no client may name
+    │   ├── MediaKindMismatch     media_kind_mismatch       a sound in an image part
+    │   └── NotTakenByEngine      not_taken_by_engine       a video for an engine without any
     ├── Unauthenticated           invalid_api_key
     ├── Forbidden
     │   ├── ScopeNotAllowed       scope_not_allowed         this caller may not name that scope
@@ -117,7 +118,7 @@ class InvalidReference(InvalidRequest):
 
 
 class SourceNotAllowed(InvalidRequest):
-    """A media field names a path or a scheme that no client may name."""
+    """A media field names a path, a scheme or a host that no client may name."""
 
     code = "media_source_not_allowed"
 
@@ -126,6 +127,12 @@ class MediaKindMismatch(InvalidRequest):
     """The file is of another kind than the part that names it takes."""
 
     code = "media_kind_mismatch"
+
+
+class NotTakenByEngine(InvalidRequest):
+    """The inference server takes no such media, or would leave it out without a word."""
+
+    code = "not_taken_by_engine"
 
 
 class Unauthenticated(MediagateError):

@@ -32,6 +32,7 @@ class Principal:
 
         Raises:
             InvalidScope: The request does not say.
+            Unauthenticated: It came without a key, by a path where the engine asks for none.
         """
         if isinstance(self.named, Exception):
             raise self.named

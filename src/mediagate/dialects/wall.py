@@ -60,7 +60,8 @@ _TAKING = _TAKING_LISTS | frozenset(
 
 _BARE = frozenset({"input_audio", "input_video", "images"})
 """Media keys whose own strings are bare base64, as those of all that end in the next (`images`: Ollama's messages)."""
-_BARE_ENDINGS = ("data", "base64", "b64")
+_BASE64_ENDINGS = ("base64", "b64")
+_BARE_ENDINGS = ("data", *_BASE64_ENDINGS)
 
 _URI_SOURCES = frozenset({"url", "uri", "path", "file_path", "file_url", "file_data", "file"})
 _DATA_SOURCES = frozenset({"data", "base64"})
@@ -202,6 +203,9 @@ class _Walk:
                 continue
             if _media(name)[0]:
                 self._named(value, here, name, accepts=takes and key == name)
+            elif name.endswith(_BASE64_ENDINGS) and isinstance(value, str | list):
+                # Of whatever object: transformers serve opens `assets.<any name>.data_base64`.
+                self._source(value, here, kind, Form.BASE64, accepts=False, may_be_bare=True)
             elif name in _HOLDERS and isinstance(value, dict):
                 owner = part_type if is_media else name
                 self._media_object(value, here, owner, kind, accepts=False)

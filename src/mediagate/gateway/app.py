@@ -7,11 +7,13 @@ gets without us. So it may be as long and as odd as the engine lets it be: encod
 import asyncio
 import math
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
 
 from mediagate.core.errors import RouteNotFound
-from mediagate.dialects.fields import Judge
-from mediagate.gateway.engine import CacheSalts
+from mediagate.dialects.fields import Dialect, Judge
+from mediagate.dialects.parts import ANYTHING, Accepted
+from mediagate.gateway.cache_salts import CacheSalts
 from mediagate.gateway.media_endpoints import (
     body_too_large,
     check_encoding,
@@ -19,12 +21,18 @@ from mediagate.gateway.media_endpoints import (
     media_dialect,
 )
 from mediagate.operations.deliver import OpenBlob, stream
-from mediagate.operations.resolve import CacheNames, Resolved, Resolver
+from mediagate.operations.resolve import Resolved, Resolver
+from mediagate.operations.rewrite import CacheNames
 from mediagate.web.asgi import ASGIApp, Headers, Message, Receive, Scope, Send, unless_gone
 from mediagate.web.body import Body, Patience
 
 ENDLESS = Patience(idle_timeout_s=math.inf, min_bytes_per_s=0.0, deadline_s=math.inf)
 """With the clients of an engine that waits for its bodies as long as they take."""
+
+
+async def _anything(_dialect: Dialect) -> Accepted:
+    return ANYTHING
+
 
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
@@ -41,6 +49,7 @@ class Gateway:
         patience: With clients that send one.
         salts: Keeps tenants apart in the upstream's caches; None: nothing is done about that.
         judge: Who judges what is named in bodies and is no file of ours.
+        accepts: Tells what the upstream takes in requests of a dialect.
     """
 
     def __init__(
@@ -53,6 +62,7 @@ class Gateway:
         patience: Patience,
         salts: CacheSalts | None = None,
         judge: Judge = Judge.WALL,
+        accepts: Callable[[Dialect], Awaitable[Accepted]] = _anything,
     ) -> None:
         self._upstream = upstream
         self._resolver = resolver
@@ -61,6 +71,7 @@ class Gateway:
         self._patience = patience
         self._salts = salts
         self._judge = judge
+        self._accepts = accepts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -85,6 +96,7 @@ class Gateway:
                 names=await self._cache_names(scope),
                 came_in_at=_came_in_at(scope),
                 judge=self._judge,
+                accepts=partial(self._accepts, dialect),
             )
         else:  # such as POST /v1/responses/{id}/cancel
             resolved = Resolved(())

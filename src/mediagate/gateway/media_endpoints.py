@@ -31,6 +31,7 @@ DIALECTS: dict[str, Dialect] = {
             *("generate", "generate_stream", "vertex_generate", "generative_scoring"),
             *("embeddings", "embedding", "embed", "encode", "pooling", "classify"),
             *("score", "rerank", "reranking", "tokenize", "decisions", "systemone"),
+            *("chat_tokenize", "vertex", "infer", "predict"),
         ),
         openai_chat.find,
     ),
@@ -72,6 +73,8 @@ def media_dialect(method: str, raw_path: bytes) -> Dialect | None:
         for segment, dialect in DIALECTS.items():
             if segment in segments:
                 return dialect
+        if not segments:
+            return openai_chat.find  # TGI generates at `POST /`
     return None
 
 
@@ -102,7 +105,9 @@ def check_encoding(headers: HeaderList) -> None:
     """
     for name, value in headers:
         header = name.lower()
-        if header == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
+        # SGLang has a second name for it.
+        is_coding = header in {b"content-encoding", b"x-body-compressed"}
+        if is_coding and value.strip().lower() not in {b"", b"identity"}:
             raise MalformedBody("This endpoint takes no Content-Encoding; send the JSON as it is.")
         if header == b"content-type" and not _is_utf8(value):
             raise MalformedBody("This endpoint takes JSON in UTF-8 only.")

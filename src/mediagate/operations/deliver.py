@@ -16,15 +16,17 @@ from collections.abc import (
     Sequence,
 )
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Protocol
 
 from mediagate.blobs.driver import BlobReader
-from mediagate.core.errors import InternalError
+from mediagate.core.errors import InternalError, SourceNotAllowed
 from mediagate.core.files import FileId, FileObject
 from mediagate.core.leases import LeaseId
+from mediagate.core.media_hosts import MediaHosts
 from mediagate.core.references import HANDLE_SCHEME as HANDLE_SCHEME
 from mediagate.core.store_key import StoreKey, Use
-from mediagate.dialects.fields import Form
+from mediagate.dialects.parts import Source
 from mediagate.index.driver import Index
 from mediagate.operations.files import file_not_found
 
@@ -51,24 +53,52 @@ OpenBlob = Callable[[FileObject], Awaitable[BlobReader]]
 class Delivery(Protocol):
     """Names files to the upstream for the time of one request."""
 
-    def pieces(self, file: FileObject, *, form: Form) -> Sequence[Piece]:
-        """What stands for `file`, fit to be put between the quotes of a JSON string."""
+    @property
+    def sources(self) -> Sequence[Source]:
+        """What it can tell the upstream."""
 
-    def close(self) -> None:
+    async def pieces(self, file: FileObject, source: Source) -> Sequence[Piece]:
+        """What stands for `file` as one of `sources`, fit to be put between the quotes of a JSON string."""
+
+    async def close(self) -> None:
         """The request is over; what was handed out means nothing any more. Safe to call more than once."""
 
 
 class InlineDelivery:
     """The file itself, in base64."""
 
-    def pieces(self, file: FileObject, *, form: Form) -> Sequence[Piece]:
+    sources = (Source.DATA_URI, Source.BASE64)
+
+    async def pieces(self, file: FileObject, source: Source) -> Sequence[Piece]:
         """A `data:` URI, or bare base64."""
-        if form is Form.BASE64:
+        if source is Source.BASE64:
             return (Base64Of(file),)
         return (f"data:{file.mime_type};base64,".encode(), Base64Of(file))
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Nothing was handed out."""
+
+
+class Deliveries:
+    """Several ways, the best one first.
+
+    Args:
+        ways: Of which no two make the same source.
+    """
+
+    def __init__(self, *ways: Delivery) -> None:
+        self._ways = ways
+        self.sources = [source for way in ways for source in way.sources]
+
+    async def pieces(self, file: FileObject, source: Source) -> Sequence[Piece]:
+        """From whichever way makes that source."""
+        way = next(way for way in self._ways if source in way.sources)
+        return await way.pieces(file, source)
+
+    async def close(self) -> None:
+        """All of them."""
+        for way in self._ways:
+            await way.close()
 
 
 class Handles:
@@ -96,17 +126,19 @@ class Handles:
 class HandleDelivery:
     """`mediagate-media:<token>`, one a file, for an engine in this process that has `handles` too."""
 
+    sources = (Source.HANDLE,)
+
     def __init__(self, *, handles: Handles) -> None:
         self._handles = handles
         self._tokens: dict[FileId, str] = {}
 
-    def pieces(self, file: FileObject, *, form: Form) -> Sequence[Piece]:
-        """The file's handle, in every form."""
+    async def pieces(self, file: FileObject, source: Source) -> Sequence[Piece]:
+        """The file's handle."""
         if file.id not in self._tokens:
             self._tokens[file.id] = self._handles.add(file)
         return ((HANDLE_SCHEME + self._tokens[file.id]).encode(),)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Forget the tokens."""
         self._handles.drop(self._tokens.values())
         self._tokens.clear()
@@ -124,37 +156,80 @@ class Leased(Protocol):
         """What it holds."""
 
 
-class UrlDelivery:
-    """A signed URL of this server, one a file, that lives exactly as long as the lease; `LeasedMedia` answers it.
+class Links(Protocol):
+    """Gives leased files names in a directory that the engine reads."""
 
-    Bare base64 can be no URL: there it stays inline.
+    async def add(self, lease_id: LeaseId, position: int, file: FileObject) -> str:
+        """The name of a new link to the bytes of `file`; it goes with the lease."""
+
+    async def drop(self, names: Collection[str]) -> None:
+        """Remove links; those that are gone are no error."""
+
+
+class PathDelivery:
+    """A link in the lease directory, one a file.
 
     Args:
         leased: The files that may be named.
-        base: Where the upstream reaches this server, without a path; None: nobody knows.
+        links: Makes the links.
+        seen_by_upstream: Where a link of that name is, as the upstream sees it.
+    """
+
+    sources = (Source.FILE_URL, Source.PATH, Source.MEDIA_DIR_URL)
+
+    def __init__(
+        self, leased: Leased, *, links: Links, seen_by_upstream: Callable[[str], PurePosixPath]
+    ) -> None:
+        self._lease_id = leased.lease_id
+        self._positions = positions(leased)
+        self._links = links
+        self._seen_by_upstream = seen_by_upstream
+        self._names: dict[FileId, str] = {}
+
+    async def pieces(self, file: FileObject, source: Source) -> Sequence[Piece]:
+        """Where the link is: as a URL, a path, or a URL below the upstream's own media directory."""
+        if file.id not in self._names:
+            position = self._positions[file.id]
+            self._names[file.id] = await self._links.add(self._lease_id, position, file)
+        path = self._seen_by_upstream(self._names[file.id])
+        match source:
+            case Source.FILE_URL:
+                return (path.as_uri().encode(),)
+            case Source.MEDIA_DIR_URL:
+                return (f"file://{path.name}".encode(),)
+        return (str(path).encode(),)
+
+    async def close(self) -> None:
+        """Remove the links; what the engine has open it goes on reading."""
+        names = list(self._names.values())
+        self._names.clear()
+        await self._links.drop(names)
+
+
+class UrlDelivery:
+    """A signed URL of this server, one a file, that lives exactly as long as the lease; `LeasedMedia` answers it.
+
+    Args:
+        leased: The files that may be named.
+        base: Where the upstream reaches this server, without a path.
         key: Signs.
     """
 
-    def __init__(self, leased: Leased, *, base: str | None, key: StoreKey) -> None:
+    def __init__(self, leased: Leased, *, base: str, key: StoreKey) -> None:
+        self.sources = (
+            (Source.PUBLIC_URL, Source.HTTP_URL) if is_public(base) else (Source.HTTP_URL,)
+        )
         self._lease_id = leased.lease_id
-        self._positions = {file_id: n for n, file_id in enumerate(sorted(leased.files))}
+        self._positions = positions(leased)
         self._base = base
         self._key = key
 
-    def pieces(self, file: FileObject, *, form: Form) -> Sequence[Piece]:
-        """The file's URL, or bare base64.
-
-        Raises:
-            InternalError: There is no base.
-        """
-        if form is Form.BASE64:
-            return (Base64Of(file),)
-        if self._base is None:
-            raise InternalError("Set advertise_url: the upstream has to reach this server.")
+    async def pieces(self, file: FileObject, source: Source) -> Sequence[Piece]:
+        """The file's URL."""
         token = _token(self._key, self._lease_id, self._positions[file.id])
         return (f"{self._base}{MEDIA_PATH}{token}".encode(),)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """What was handed out ends with the lease."""
 
 
@@ -198,6 +273,20 @@ class LeasedMedia:
         if file is None:
             raise file_not_found()
         return file, await self._open_blob(file)
+
+
+def is_public(base: str) -> bool:
+    """Whether engines that fetch from public hosts only would fetch from there."""
+    try:
+        MediaHosts().judge(base, param="")
+    except SourceNotAllowed:
+        return False
+    return True
+
+
+def positions(leased: Leased) -> Mapping[FileId, int]:
+    """Where each file stands in its lease, as the index counts."""
+    return {file_id: n for n, file_id in enumerate(sorted(leased.files))}
 
 
 def _token(key: StoreKey, lease_id: LeaseId, position: int) -> str:

@@ -1,82 +1,48 @@
 """A request body that names files → a body that the upstream understands; the rest of it is not touched.
 
-    parse strictly → find media fields, refuse what may not pass → lease all files at once → check kinds → splice
+    find what names media → lease all files at once → check kinds → choose how the engine is told of each → splice
 
 Whatever fails, fails before the upstream hears of the request, and nothing stays leased.
-
-An engine that guards itself (`Judge.ENGINE`) also gets bodies that are not strictly JSON, if it reads nothing of ours
-in them: it is vLLM, and reads with Python's own `json`, as is done here to know.
 """
 
-import binascii
-import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
-from mediagate.core.errors import (
-    InvalidReference,
-    InvalidRequest,
-    InvalidValue,
-    MalformedBody,
-    MediaKindMismatch,
-    SourceNotAllowed,
-)
+from mediagate.core.errors import BodyTooLarge, NotTakenByEngine
 from mediagate.core.events import FileResolved, Observer, ignore
-from mediagate.core.files import FileId, FileObject, MediaKind
-from mediagate.core.references import (
-    AttachmentReference,
-    Base64Reference,
-    FileReference,
-    KeptReference,
-)
+from mediagate.core.files import FileId, FileObject
 from mediagate.core.scopes import Principal, Scope
-from mediagate.dialects.fields import Dialect, Edit, Form, Judge, MediaField, Place, Slot
-from mediagate.dialects.strict_json import Path, Span, parse_object, spans
-from mediagate.executor import Executor
-from mediagate.media.sniff import HEAD_BYTES, MEDIA_TYPES, sniff
-from mediagate.operations.deliver import Delivery, Leased, Piece, content_length
+from mediagate.dialects.fields import Dialect, Judge, MediaField
+from mediagate.dialects.parts import ANYTHING, Accepted, Source, Spelling, spellings
+from mediagate.executor import Executor, complete
+from mediagate.operations.deliver import Base64Of, Delivery, Leased, Piece, content_length
 from mediagate.operations.files import file_not_found
+from mediagate.operations.media_hosts import HostLookup
+from mediagate.operations.rewrite import (
+    NOUNS,
+    CacheNames,
+    NamedFile,
+    Plan,
+    find,
+    mismatch,
+    plan,
+    splice,
+    written,
+)
 
 PARSED_IN_PLACE_BYTES = 256 * 1024
 """Larger bodies are parsed off the event loop."""
 
-MAX_REFERENCES = 1000
-"""File references in one request: bounds one index query, and what one small body can make us send."""
+_AROUND_BYTES = 1024
+"""More than what is written around a file that is sent inline."""
 
-_NO_ATTACHMENT = (
-    "attachment:// names a file that is sent in the same request. Send this one as multipart/form-data, "
-    "with the JSON in the part 'payload' and the file beside it, or name an uploaded file by its id."
-)
-
-_CACHE_SALT: Path = ("cache_salt",)
-
-_HEAD_CHARS = HEAD_BYTES // 3 * 4 + 4
-
-_PDF = b"%PDF-"
-"""A document may be sent in base64 where no media is asked for; it is none of ours, and no path."""
-
-_NOUNS: Mapping[MediaKind | None, str] = {
-    MediaKind.IMAGE: "an image",
-    MediaKind.AUDIO: "audio",
-    MediaKind.VIDEO: "a video",
-}
-
-_FORMATS = {"audio/mpeg": "mp3", "audio/mp4": "m4a", "audio/x-matroska": "mka"}
-"""OpenAI's names for audio formats where they differ from the subtype."""
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
-@dataclass(frozen=True, slots=True)
-class CacheNames:
-    """What vLLM is told to call what it keeps for a tenant: names that no other tenant can make.
-
-    Attributes:
-        media: The name that a client gives media (`uuid`), as JSON → the one that the engine is told.
-        salt: A client's own `cache_salt`, or nothing → the one that the engine is told; None: that is left alone.
-    """
-
-    media: Callable[[str], str]
-    salt: Callable[[str], str] | None = None
+async def _anything() -> Accepted:
+    return ANYTHING
 
 
 class HeldFiles(Leased, Protocol):
@@ -117,10 +83,12 @@ class Resolved:
 
     async def close(self) -> None:
         """The answer has ended or failed: end the lease. Safe to call more than once."""
-        if self._delivery is not None:
-            self._delivery.close()
-        if self._hold is not None:
-            await self._hold.release()
+        try:
+            if self._delivery is not None:
+                await complete(self._delivery.close())
+        finally:
+            if self._hold is not None:
+                await self._hold.release()
 
 
 class Resolver:
@@ -130,6 +98,7 @@ class Resolver:
         holder: Leases the files.
         deliver: Makes the delivery of one request, out of its lease and the URL at which it came in, if that is known.
         executor: Where large bodies are parsed.
+        lookup: Judges the hosts of URLs; None: the engine fetches from nowhere, or judges itself.
         observer: Told of each file that is resolved.
     """
 
@@ -139,11 +108,13 @@ class Resolver:
         holder: Holder,
         deliver: Callable[[HeldFiles, str | None], Delivery],
         executor: Executor,
+        lookup: HostLookup | None = None,
         observer: Observer = ignore,
     ) -> None:
         self._holder = holder
         self._deliver = deliver
         self._executor = executor
+        self._lookup = lookup
         self._observer = observer
 
     async def resolve(
@@ -155,6 +126,7 @@ class Resolver:
         names: CacheNames | None = None,
         came_in_at: str | None = None,
         judge: Judge = Judge.WALL,
+        accepts: Callable[[], Awaitable[Accepted]] = _anything,
     ) -> Resolved:
         """Judge `raw`, lease what it names, and rewrite it; without references and names it stays as it is.
 
@@ -167,6 +139,7 @@ class Resolver:
             names: Makes the body's `cache_salt` and each `uuid`; None: they are left alone.
             came_in_at: The URL at which the request reached this server, without a path.
             judge: Who judges what is no file of ours.
+            accepts: Tells what the engine takes; asked only where that makes a difference.
 
         Raises:
             MalformedBody: Not the one JSON object that it should be.
@@ -175,32 +148,40 @@ class Resolver:
             MediaKindMismatch: A file, or inline base64, is of another kind than its place takes.
             FileNotFound: A file is unknown, expired, deleted or foreign.
             InvalidScope: It names files, and the principal does not say whose.
+            NotTakenByEngine: The engine takes no such media, or would leave it out without a word.
+            BodyTooLarge: With the files in it, it is longer than the engine takes.
             InvalidValue: The body's shape, its `cache_salt`, or too many references.
         """
-        if len(raw) > PARSED_IN_PLACE_BYTES:
-            fields, where, changes = await self._executor.run(_read, raw, dialect, names, judge)
-        else:
-            fields, where, changes = _read(raw, dialect, names, judge)
-        if not fields:
-            return Resolved(_splice(raw, changes) if changes else (raw,))
-        ids = dict.fromkeys(file_id for _, file_id in fields)
+        run = self._run if len(raw) > PARSED_IN_PLACE_BYTES else _at_once
+        hosts = None if self._lookup is None else self._lookup.hosts
+        found = await run(find, raw, dialect, names, judge, hosts)
+        if self._lookup is not None and found.to_look_up:
+            await self._lookup.check(found.to_look_up)
+        accepted = await accepts() if found.has_media else None
+        planned = await run(plan, raw, found, names, accepted)
+        if not planned.named:
+            return Resolved(splice(raw, planned.changes) if planned.changes else (raw,))
+        ids = dict.fromkeys(named.file_id for named in planned.named)
         hold = await self._holder.hold(ids, scope=principal.scope)
         delivery = self._deliver(hold, came_in_at)
         try:
-            for field, file_id in fields:
-                file = await self._fitting(field, file_id, hold)
-                changes += _changes(field, file, delivery, where)
+            telling = _Telling(planned, delivery, sent_bytes=len(raw))
+            for named in planned.named:
+                file = await self._fitting(named.field, named.file_id, hold)
+                await telling.tell(named, file)
             files = tuple(hold.files[file_id] for file_id in ids)
-            resolved = Resolved(_splice(raw, changes), files, hold, delivery)
+            resolved = Resolved(splice(raw, planned.changes), files, hold, delivery)
         except BaseException:
-            delivery.close()
-            await hold.release()
+            await Resolved((), (), hold, delivery).close()
             raise
         for file in files:
             self._observer(
                 FileResolved(scope=file.scope, file_id=file.id, size_bytes=file.size_bytes)
             )
         return resolved
+
+    async def _run(self, function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        return await self._executor.run(function, *args, **kwargs)
 
     async def _fitting(self, field: MediaField, file_id: FileId, hold: HeldFiles) -> FileObject:
         file = hold.files.get(file_id)
@@ -209,175 +190,88 @@ class Resolver:
             is_foreign = await self._holder.exists(file_id)
             raise file_not_found(param=field.param, file_id=file_id, is_foreign=is_foreign)
         if field.kind not in {None, file.kind}:
-            raise _mismatch(field, file.kind)
+            raise mismatch(field, file.kind)
         return file
 
 
-@dataclass(frozen=True, slots=True)
-class _Change:
-    start: int
-    stop: int
-    pieces: Sequence[Piece]
+async def _at_once(function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    return function(*args, **kwargs)
 
 
-def _read(
-    raw: bytes, dialect: Dialect, names: CacheNames | None, judge: Judge
-) -> tuple[list[tuple[MediaField, FileId]], dict[Path, Span], list[_Change]]:
-    """The fields that name files, where the values that they change stand, and what changes without any file."""
-    try:
-        body = parse_object(raw)
-    except MalformedBody:
-        if judge is Judge.ENGINE and _is_left_to_engine(raw, dialect, names):
-            return [], {}, []
-        raise
-    fields = dialect(body, judge=judge)
-    named = list(_named(fields))
-    if len(named) > MAX_REFERENCES:
-        message = f"A request names at most {MAX_REFERENCES} files."
-        raise InvalidValue(message, param=named[MAX_REFERENCES][0].param)
-    kept = {} if names is None else _renamed(fields, names)
-    paths = {edit.path for field, _ in named for edit in field.edits} | kept.keys()
-    salt = None if names is None else names.salt
-    if salt is not None:
-        paths |= {_CACHE_SALT}
-    where = spans(raw, paths) if paths else {}
-    changes = [_renaming(name, where[path]) for path, name in kept.items()]
-    if salt is not None:
-        changes.append(_salting(raw, body, salt, where))
-    return named, where, changes
+class _Telling:
+    """Tells the engine of files, each in the best way that both sides know."""
 
+    def __init__(self, plan: Plan, delivery: Delivery, *, sent_bytes: int) -> None:
+        self._plan = plan
+        self._delivery = delivery
+        self._sent_bytes = sent_bytes
 
-def _named(fields: Iterable[MediaField]) -> Iterator[tuple[MediaField, FileId]]:
-    """The fields that name files; inline base64 is judged on the way."""
-    for field in fields:
-        match field.reference:
-            case FileReference(file_id):
-                yield field, file_id
-            case AttachmentReference():
-                raise InvalidReference(_NO_ATTACHMENT, param=field.param)
-            case Base64Reference(text):
-                _check_base64(field, text)
+    async def tell(self, named: NamedFile, file: FileObject) -> None:
+        """Add the changes that name `file`.
 
+        Raises:
+            NotTakenByEngine: There is no way.
+            BodyTooLarge: There is, and the request would be longer than the engine takes.
+        """
+        source, spelling = self._choose(named, file)
+        pieces = await self._delivery.pieces(file, source)
+        if source.way == "inline":
+            self._sent_bytes += content_length(pieces)
+        edits, where = spelling.edits(), self._plan.where
+        self._plan.changes.extend(written(edits, file.mime_type, pieces, where))
 
-def _renamed(fields: Iterable[MediaField], names: CacheNames) -> dict[Path, str]:
-    """What an engine is told instead of the names under which it keeps media."""
-    return {
-        field.path: names.media(field.reference.name)
-        for field in fields
-        if isinstance(field.reference, KeptReference)
-    }
-
-
-def _is_left_to_engine(raw: bytes, dialect: Dialect, names: CacheNames | None) -> bool:
-    """Whether a body that is not strictly JSON is none to Python either, or has nothing in it that is ours."""
-    try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError):
-        return True
-    if isinstance(body, dict) and names is not None:
-        return False  # it would have to be changed
-    try:
-        fields = dialect(body if isinstance(body, dict) else {"": body}, judge=Judge.ENGINE)
-    except (InvalidRequest, RecursionError):
-        return False
-    return all(isinstance(field.reference, KeptReference) for field in fields)
-
-
-def _renaming(name: str, span: Span) -> _Change:
-    return _Change(span.start, span.stop, (json.dumps(name).encode(),))
-
-
-def _salting(
-    raw: bytes, body: Mapping[str, Any], salt: Callable[[str], str], where: Mapping[Path, Span]
-) -> _Change:
-    """Puts our `cache_salt` where the client's stands, or at the front."""
-    own = body.get("cache_salt")
-    if own is not None and not (isinstance(own, str) and _is_text(own)):
-        raise InvalidValue("`cache_salt` is a string that is not empty.", param="cache_salt")
-    value = json.dumps(salt(own or "")).encode()
-    span = where.get(_CACHE_SALT)
-    if span is not None:
-        return _Change(span.start, span.stop, (value,))
-    front = raw.index(b"{") + 1
-    return _Change(front, front, (b'"cache_salt":' + value + (b"," if body else b""),))
-
-
-def _is_text(value: str) -> bool:
-    # A half of a surrogate pair can be written in JSON, and stands for no character.
-    return value != "" and not any("\ud800" <= c <= "\udfff" for c in value)
-
-
-def _check_base64(field: MediaField, text: str) -> None:
-    """Media, and not a path that is spelt in base64's alphabet, which some engines would open."""
-    head = binascii.a2b_base64(text[:_HEAD_CHARS])
-    if field.kind is None and head.startswith(_PDF):
-        return
-    mime_type = sniff(head, is_whole=len(text) <= _HEAD_CHARS)
-    if mime_type not in MEDIA_TYPES:
-        message = (
-            "This is no base64 of media. Send the media's bytes in base64, or upload the file "
-            "with POST /v1/files and name it by its id."
+    def _choose(self, named: NamedFile, file: FileObject) -> tuple[Source, Spelling]:
+        accepted = self._plan.accepted
+        ways = [
+            (source, spelling)
+            for spelling in spellings(accepted, named.field, named.site, file.kind)
+            for source in self._delivery.sources
+            if source in spelling.sources
+        ]
+        # The client's own spelling is the first of those that cost the same.
+        ways.sort(key=lambda way: self._cost(way[0]))
+        if not ways:
+            raise _undeliverable(named.field, file, accepted)
+        taken = [(source, way) for source, way in ways if _takes_type(way, source, file.mime_type)]
+        if not taken:
+            raise _other_types(named.field, ways[0][1], accepted)
+        for source, way in taken:
+            if self._has_room(source, file):
+                return source, way
+        raise BodyTooLarge(
+            f"{accepted.engine} takes no request as long as this one becomes with the file in it, "
+            f"and cannot get it in another way. {accepted.remedies}".rstrip(),
+            param=named.field.param,
         )
-        raise SourceNotAllowed(message, param=field.param)
-    kind = MediaKind(mime_type.partition("/")[0])
-    if field.kind not in {None, kind}:
-        raise _mismatch(field, kind)
+
+    def _cost(self, source: Source) -> int:
+        order = self._delivery.sources
+        return min(i for i, each in enumerate(order) if each.way == source.way)
+
+    def _has_room(self, source: Source, file: FileObject) -> bool:
+        accepted = self._plan.accepted
+        if source.way == "inline":
+            inline = content_length((Base64Of(file),)) + _AROUND_BYTES
+            fits = accepted.max_inline_bytes is None or inline <= accepted.max_inline_bytes
+            whole = self._sent_bytes + inline
+            return fits and (accepted.max_body_bytes is None or whole <= accepted.max_body_bytes)
+        if source.way == "url" and accepted.max_download_bytes is not None:
+            return file.size_bytes <= accepted.max_download_bytes
+        return True
 
 
-def _mismatch(field: MediaField, kind: MediaKind) -> MediaKindMismatch:
-    message = f"This takes {_NOUNS[field.kind]}, but it got {_NOUNS[kind]}. {field.hint}"
-    return MediaKindMismatch(message.rstrip(), param=field.param)
+def _undeliverable(field: MediaField, file: FileObject, accepted: Accepted) -> NotTakenByEngine:
+    message = (
+        f"This server is not set up for any way in which {accepted.engine} takes {NOUNS[file.kind]}. "
+        f"{accepted.remedies}"
+    )
+    return NotTakenByEngine(message.rstrip(), param=field.param)
 
 
-def _changes(
-    field: MediaField, file: FileObject, delivery: Delivery, where: Mapping[Path, Span]
-) -> Iterable[_Change]:
-    for edit in field.edits:
-        start, stop = _span(edit, where[edit.path])
-        yield _Change(start, stop, _filled(edit, field.form, file, delivery))
+def _other_types(field: MediaField, way: Spelling, accepted: Accepted) -> NotTakenByEngine:
+    known = ", ".join(sorted(way.mime_types or ()))
+    return NotTakenByEngine(f"{accepted.engine} takes {known} here.", param=field.param)
 
 
-def _span(edit: Edit, span: Span) -> tuple[int, int]:
-    match edit.place:
-        case Place.VALUE:
-            return span.start, span.stop
-        case Place.KEY:
-            return span.key_start, span.key_stop
-        case _:
-            return span.stop, span.stop
-
-
-def _filled(edit: Edit, form: Form, file: FileObject, delivery: Delivery) -> Sequence[Piece]:
-    pieces: list[Piece] = []
-    for content in edit.content:
-        match content:
-            case Slot.MEDIA:
-                pieces += delivery.pieces(file, form=form)
-            case Slot.KIND:
-                pieces.append(file.kind.encode())
-            case Slot.FORMAT:
-                subtype = file.mime_type.partition("/")[2]
-                pieces.append(_FORMATS.get(file.mime_type, subtype).encode())
-            case Slot.MIME_TYPE:
-                pieces.append(file.mime_type.encode())
-            case _:
-                pieces.append(content)
-    return pieces
-
-
-def _splice(raw: bytes, changes: Iterable[_Change]) -> Sequence[Piece]:
-    """`raw` with changes made; adjacent bytes are joined."""
-    pieces: list[Piece] = []
-    pending: list[bytes] = []
-    at = 0
-    for change in sorted(changes, key=lambda change: (change.start, change.stop)):
-        pending.append(raw[at : change.start])
-        for piece in change.pieces:
-            if isinstance(piece, bytes):
-                pending.append(piece)
-            else:
-                pieces += (b"".join(pending), piece)
-                pending = []
-        at = change.stop
-    pieces.append(b"".join((*pending, raw[at:])))
-    return pieces
+def _takes_type(way: Spelling, source: Source, mime_type: str) -> bool:
+    return way.mime_types is None or source.way != "inline" or mime_type in way.mime_types

@@ -378,6 +378,8 @@ def _hidden(value: str) -> Iterator[dict[str, Any]]:
     yield {"type": "image", "source": value}
     yield {"type": "tool_use", "input": {}, "image_url": {"url": value}}
     yield {"file": {"file_data": value}}
+    yield {"assets": {"a": {"type": "image", "format": "png", "data_base64": value}}}
+    yield {"assets": {"a": {"x": [{"some_b64": [value]}]}}}
 
 
 def _as_part(value: str) -> Iterator[dict[str, Any]]:

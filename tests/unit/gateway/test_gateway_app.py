@@ -25,7 +25,7 @@ from mediagate.core.store_key import StoreKey
 from mediagate.dialects.fields import Judge
 from mediagate.executor import Executor
 from mediagate.gateway.app import ENDLESS, Gateway
-from mediagate.gateway.engine import CacheSalts
+from mediagate.gateway.cache_salts import CacheSalts
 from mediagate.operations.deliver import (
     Delivery,
     HandleDelivery,

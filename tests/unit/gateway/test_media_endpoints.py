@@ -127,7 +127,6 @@ def test_a_method_without_a_body_is_not_read(method: str) -> None:
     "path",
     [
         b"",
-        b"/",
         b"/v1/models",
         b"/v1/files",
         b"/v1/uploads",

@@ -9,9 +9,10 @@ from mediagate.core.errors import FileNotFound, InternalError
 from mediagate.core.files import BlobKey, Digest, FileId, FileObject, Purpose
 from mediagate.core.scopes import DEFAULT_SCOPE
 from mediagate.core.store_key import StoreKey
-from mediagate.dialects.fields import Form
+from mediagate.dialects.parts import Source
 from mediagate.operations.deliver import (
     Base64Of,
+    Deliveries,
     HandleDelivery,
     Handles,
     InlineDelivery,
@@ -142,21 +143,21 @@ async def test_inline_delivery_is_a_data_uri_or_bare_base64() -> None:
     file = a_file(3, mime_type="audio/wav")
     delivery = InlineDelivery()
 
-    uri = await sent(delivery.pieces(file, form=Form.URI), Chunks([b"abc"]))
-    bare = await sent(delivery.pieces(file, form=Form.BASE64), Chunks([b"abc"]))
-    delivery.close()
+    uri = await sent(await delivery.pieces(file, Source.DATA_URI), Chunks([b"abc"]))
+    bare = await sent(await delivery.pieces(file, Source.BASE64), Chunks([b"abc"]))
+    await delivery.close()
 
     assert (uri, bare) == (b"data:audio/wav;base64,YWJj", b"YWJj")
 
 
-def test_a_handle_means_its_file_until_the_request_ends() -> None:
+async def test_a_handle_means_its_file_until_the_request_ends() -> None:
     handles = Handles()
     delivery = HandleDelivery(handles=handles)
     first, second = a_file(1), a_file(1, name=2)
 
-    (handle,) = delivery.pieces(first, form=Form.URI)
-    again = delivery.pieces(first, form=Form.BASE64)
-    (other,) = delivery.pieces(second, form=Form.URI)
+    (handle,) = await delivery.pieces(first, Source.HANDLE)
+    again = await delivery.pieces(first, Source.HANDLE)
+    (other,) = await delivery.pieces(second, Source.HANDLE)
 
     assert isinstance(handle, bytes)
     assert isinstance(other, bytes)
@@ -166,20 +167,20 @@ def test_a_handle_means_its_file_until_the_request_ends() -> None:
     assert handles.find(token) is first
     assert handles.find(other.decode().removeprefix("mediagate-media:")) is second
 
-    delivery.close()
-    delivery.close()
+    await delivery.close()
+    await delivery.close()
 
     assert handles.find(token) is None
 
 
-def test_one_request_does_not_end_the_handles_of_another() -> None:
+async def test_one_request_does_not_end_the_handles_of_another() -> None:
     handles = Handles()
     one, two = HandleDelivery(handles=handles), HandleDelivery(handles=handles)
     file = a_file(1)
-    one.pieces(file, form=Form.URI)
-    (handle,) = two.pieces(file, form=Form.URI)
+    await one.pieces(file, Source.HANDLE)
+    (handle,) = await two.pieces(file, Source.HANDLE)
 
-    one.close()
+    await one.close()
 
     assert isinstance(handle, bytes)
     assert handles.find(handle.decode().removeprefix("mediagate-media:")) is file
@@ -190,8 +191,8 @@ def test_one_request_does_not_end_the_handles_of_another() -> None:
 BASE = "http://127.0.0.1:8080"
 
 
-def token_of(delivery: UrlDelivery, file: FileObject) -> str:
-    (url,) = delivery.pieces(file, form=Form.URI)
+async def token_of(delivery: UrlDelivery, file: FileObject) -> str:
+    (url,) = await delivery.pieces(file, Source.HTTP_URL)
     assert isinstance(url, bytes)
     return url.decode().removeprefix(f"{BASE}/v1/media/")
 
@@ -213,7 +214,7 @@ async def test_url_leads_to_its_file_for_as_long_as_the_lease_lives(
     hold = await store.claims.hold([file.id for file in files], scope=DEFAULT_SCOPE)
     delivery = UrlDelivery(hold, base=BASE, key=await store.index.key())
     media = await leased_media(store, clock)
-    tokens = [token_of(delivery, file) for file in files]
+    tokens = [await token_of(delivery, file) for file in files]
     await store.files.delete(files[7].id, scope=DEFAULT_SCOPE)
 
     for file, token in zip(files, tokens, strict=True):
@@ -223,7 +224,7 @@ async def test_url_leads_to_its_file_for_as_long_as_the_lease_lives(
             assert b"".join([c async for c in reader.chunks()]) == PNG + bytes([files.index(file)])
             await reader.close()
 
-    delivery.close()
+    await delivery.close()
     await hold.release()
     for token in tokens:
         with pytest.raises(FileNotFound):
@@ -234,7 +235,7 @@ async def test_url_tells_nothing_of_the_file(store: Store) -> None:
     file = await store.receive()
     hold = await store.claims.hold([file.id], scope=DEFAULT_SCOPE)
 
-    token = token_of(UrlDelivery(hold, base=BASE, key=await store.index.key()), file)
+    token = await token_of(UrlDelivery(hold, base=BASE, key=await store.index.key()), file)
 
     for secret in (file.id, file.id[5:], file.blob, file.digest[7:], file.filename):
         assert secret not in token
@@ -243,7 +244,7 @@ async def test_url_tells_nothing_of_the_file(store: Store) -> None:
 async def test_url_of_a_process_that_died_dies_with_its_lease(store: Store, clock: Clock) -> None:
     file = await store.receive()
     hold = await store.claims.hold([file.id], scope=DEFAULT_SCOPE)
-    token = token_of(UrlDelivery(hold, base=BASE, key=await store.index.key()), file)
+    token = await token_of(UrlDelivery(hold, base=BASE, key=await store.index.key()), file)
     media = await leased_media(store, clock)
     clock.now += 60
 
@@ -255,7 +256,7 @@ async def test_fetching_a_url_is_no_use_of_the_file(store: Store, clock: Clock) 
     """H58: the reference was the use."""
     file = await store.receive()
     hold = await store.claims.hold([file.id], scope=DEFAULT_SCOPE)
-    token = token_of(UrlDelivery(hold, base=BASE, key=await store.index.key()), file)
+    token = await token_of(UrlDelivery(hold, base=BASE, key=await store.index.key()), file)
     before = await store.files.get(file.id, scope=DEFAULT_SCOPE)
     clock.now += 30
 
@@ -271,7 +272,7 @@ async def test_token_that_was_changed_is_worth_nothing(store: Store, clock: Cloc
     hold = await store.claims.hold([file.id for file in files], scope=DEFAULT_SCOPE)
     delivery = UrlDelivery(hold, base=BASE, key=await store.index.key())
     media = await leased_media(store, clock)
-    token, other = (token_of(delivery, file) for file in files)
+    token, other = [await token_of(delivery, file) for file in files]
     changed = [
         token[:at] + ("0" if token[at] != "0" else "1") + token[at + 1 :]
         for at in range(len(token))
@@ -301,7 +302,7 @@ async def test_token_of_another_store_is_worth_nothing(store: Store, clock: Cloc
     media = await leased_media(store, clock)
 
     with pytest.raises(FileNotFound):
-        await media.open(token_of(foreign, file))
+        await media.open(await token_of(foreign, file))
 
 
 async def test_forged_token_costs_the_index_nothing(
@@ -318,24 +319,16 @@ async def test_forged_token_costs_the_index_nothing(
         await media.open("0" * 100)
 
 
-async def test_bare_base64_stays_inline(store: Store) -> None:
+async def test_several_ways_are_one(store: Store) -> None:
+    """The best one first; each source comes from the way that makes it."""
     file = await store.receive()
     hold = await store.claims.hold([file.id], scope=DEFAULT_SCOPE)
-    delivery = UrlDelivery(hold, base=BASE, key=await store.index.key())
+    url = UrlDelivery(hold, base=BASE, key=await store.index.key())
+    ways = Deliveries(url, InlineDelivery())
 
-    (piece,) = delivery.pieces(file, form=Form.BASE64)
-
-    assert isinstance(piece, Base64Of)
-    assert piece.file.id == file.id
-
-
-async def test_without_an_address_there_is_no_url(store: Store) -> None:
-    file = await store.receive()
-    hold = await store.claims.hold([file.id], scope=DEFAULT_SCOPE)
-    delivery = UrlDelivery(hold, base=None, key=await store.index.key())
-
-    with pytest.raises(InternalError, match="advertise_url"):
-        delivery.pieces(file, form=Form.URI)
+    assert list(ways.sources) == [Source.HTTP_URL, Source.DATA_URI, Source.BASE64]
+    assert await ways.pieces(file, Source.HTTP_URL) == await url.pieces(file, Source.HTTP_URL)
+    assert await ways.pieces(file, Source.BASE64) == (Base64Of(file),)
 
 
 async def test_nothing_is_kept_of_what_was_handed_over() -> None:

@@ -1,10 +1,7 @@
 import asyncio
 import base64
-import io
 import json
-import wave
-import zlib
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -21,120 +18,43 @@ from mediagate.core.errors import (
     MediaKindMismatch,
     SourceNotAllowed,
 )
-from mediagate.core.files import BlobKey, Digest, FileId, FileObject, Purpose
-from mediagate.core.leases import LeaseId
-from mediagate.core.scopes import Principal, Scope
+from mediagate.core.files import FileId, FileObject
+from mediagate.core.scopes import Principal
 from mediagate.dialects import anthropic_messages, openai_responses
 from mediagate.dialects.fields import Dialect, Judge, MediaField
 from mediagate.dialects.openai_chat import find
+from mediagate.dialects.parts import Source
 from mediagate.executor import Executor
 from mediagate.operations.deliver import (
     Delivery,
     HandleDelivery,
     Handles,
-    InlineDelivery,
     Leased,
-    stream,
 )
 from mediagate.operations.files import file_not_found
-from mediagate.operations.resolve import (
-    MAX_REFERENCES,
-    PARSED_IN_PLACE_BYTES,
-    CacheNames,
-    Resolved,
-    Resolver,
+from mediagate.operations.resolve import PARSED_IN_PLACE_BYTES, Resolver
+from mediagate.operations.rewrite import MAX_REFERENCES, CacheNames
+from resolving import (
+    FOREIGN,
+    GIF,
+    IMAGE,
+    M4A,
+    MISSING,
+    MP3,
+    OURS,
+    TYPES,
+    VIDEO,
+    WAV,
+    Bench,
+    Store,
+    a_file,
+    bare,
+    chat,
+    data_uri,
+    parts_of,
+    png,
+    wav,
 )
-
-OURS, THEIRS = Scope("ours"), Scope("theirs")
-US = Principal(OURS)
-
-
-def file_id(name: int) -> FileId:
-    return FileId(f"file-{name:032x}")
-
-
-VIDEO, IMAGE, WAV, MP3, M4A = map(file_id, range(1, 6))
-GIF, FOREIGN, MISSING = map(file_id, range(6, 9))
-BLOBS = {VIDEO: b"moving", IMAGE: b"picture!", WAV: b"sound", MP3: b"music", M4A: b"m4a", GIF: b"g"}
-TYPES = {
-    VIDEO: "video/mp4",
-    IMAGE: "image/png",
-    WAV: "audio/wav",
-    MP3: "audio/mpeg",
-    M4A: "audio/mp4",
-    GIF: "image/gif",
-    FOREIGN: "video/mp4",
-}
-
-
-def a_file(name: FileId) -> FileObject:
-    return FileObject(
-        id=name,
-        scope=THEIRS if name == FOREIGN else OURS,
-        blob=BlobKey(name.removeprefix("file-")),
-        filename="clip",
-        purpose=Purpose.USER_DATA,
-        mime_type=TYPES[name],
-        size_bytes=len(BLOBS.get(name, b"")),
-        digest=Digest("blake3:" + "0" * 64),
-        created_at=0,
-        last_used_at=0,
-        expires_at=None,
-        ttl_s=None,
-    )
-
-
-class Held:
-    def __init__(self, store: "Store", files: Mapping[FileId, FileObject]) -> None:
-        self._store = store
-        self.lease_id = LeaseId("lease")
-        self.files = files
-
-    async def release(self) -> None:
-        self._store.held.discard(self)
-
-
-class Store:
-    """Files that can be leased, and what is leased."""
-
-    def __init__(self) -> None:
-        self.files = {name: a_file(name) for name in TYPES}
-        self.asked: list[tuple[FileId, ...]] = []
-        self.held: set[Held] = set()
-
-    async def hold(self, file_ids: Collection[FileId], *, scope: Scope) -> Held:
-        self.asked.append(tuple(file_ids))
-        files = {
-            name: self.files[name]
-            for name in file_ids
-            if name in self.files and self.files[name].scope == scope
-        }
-        held = Held(self, files)
-        self.held.add(held)
-        return held
-
-    async def exists(self, file_id: FileId) -> bool:
-        return file_id in self.files
-
-
-class Blob:
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    @property
-    def size_bytes(self) -> int:
-        return len(self._data)
-
-    async def chunks(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
-        for at in range(0, len(self._data), 2):
-            yield self._data[at : at + 2]
-
-    async def close(self) -> None:
-        pass
-
-
-async def open_blob(file: FileObject) -> Blob:
-    return Blob(BLOBS[file.id])
 
 
 @pytest.fixture(scope="module")
@@ -144,84 +64,9 @@ def executor() -> Iterator[Executor]:
     executor.close()
 
 
-def inline(_leased: Leased, _came_in_at: str | None) -> Delivery:
-    return InlineDelivery()
-
-
-class Bench:
-    """A resolver and what stands around it."""
-
-    def __init__(self, executor: Executor, dialect: Dialect = find) -> None:
-        self.store = Store()
-        self.dialect = dialect
-        self.resolver = Resolver(holder=self.store, deliver=inline, executor=executor)
-
-    async def resolve(
-        self,
-        raw: bytes,
-        *,
-        names: CacheNames | None = None,
-        judge: Judge = Judge.WALL,
-        principal: Principal = US,
-    ) -> Resolved:
-        return await self.resolver.resolve(
-            raw, dialect=self.dialect, principal=principal, names=names, judge=judge
-        )
-
-    async def body(self, raw: bytes, **how: Any) -> bytes:
-        resolved = await self.resolve(raw, **how)
-        body = b"".join([c async for c in stream(resolved.pieces, open_blob=open_blob)])
-        assert resolved.content_length == len(body)
-        await resolved.close()
-        assert not self.store.held
-        return body
-
-    async def refusal(self, raw: bytes, **how: Any) -> MediagateError:
-        with pytest.raises(MediagateError) as caught:
-            await self.resolve(raw, **how)
-        assert not self.store.held
-        return caught.value
-
-
 @pytest.fixture
 def bench(executor: Executor) -> Bench:
     return Bench(executor)
-
-
-def data_uri(name: FileId) -> str:
-    return f"data:{TYPES[name]};base64,{bare(name)}"
-
-
-def bare(name: FileId) -> str:
-    return base64.b64encode(BLOBS[name]).decode()
-
-
-def chat(*parts: Any) -> bytes:
-    return json.dumps({"model": "m", "messages": [{"role": "user", "content": parts}]}).encode()
-
-
-def parts_of(body: bytes) -> Any:
-    return json.loads(body)["messages"][0]["content"]
-
-
-def wav(seconds: float = 0.1) -> bytes:
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(8000)
-        file.writeframes(b"\1\0" * int(8000 * seconds))
-    return buffer.getvalue()
-
-
-def png() -> bytes:
-    def chunk(name: bytes, data: bytes) -> bytes:
-        crc = zlib.crc32(name + data)
-        return len(data).to_bytes(4, "big") + name + data + crc.to_bytes(4, "big")
-
-    header = b"\0\0\0\1\0\0\0\1\x08\0\0\0\0"
-    pixels = chunk(b"IDAT", zlib.compress(b"\0\0"))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
 
 
 def sound(data: bytes) -> dict[str, Any]:
@@ -511,12 +356,14 @@ async def test_more_references_than_allowed_are_refused(bench: Bench) -> None:
 
 
 class Broken:
+    sources = (Source.HANDLE,)
+
     def __init__(self, *_: object) -> None: ...
 
-    def pieces(self, file: FileObject, *, form: object) -> list[bytes]:
+    async def pieces(self, file: FileObject, source: Source) -> list[bytes]:
         raise asyncio.CancelledError
 
-    def close(self) -> None:
+    async def close(self) -> None:
         pass
 
 

@@ -1,0 +1,327 @@
+"""What an engine takes where media is named, and how a part of a chat becomes one that it understands.
+
+    client                                                        engine
+    {"type": "audio_url", "audio_url": {"url": X}}                {"type": "input_audio", "input_audio": {"data": X, …
+    {"type": "input_video", "input_video": {"data": X}}           {"type": "video_url", "video_url": {"url": X}}
+    {"type": "file", "file": {"file_id": X}}                      whichever part the engine has for the file
+
+Only the type, the key of the media, the media itself and an audio's `format` are written; all else in the part stays.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Any
+
+from mediagate.core.errors import InvalidReference, NotTakenByEngine
+from mediagate.core.files import MediaKind
+from mediagate.dialects.fields import Edit, Form, MediaField, Place, Slot, quoted
+from mediagate.dialects.strict_json import Path, json_path
+from mediagate.dialects.wall import refuse_beside
+
+
+class Source(StrEnum):
+    """How an engine can be told where media is; the value is what a person reads."""
+
+    HANDLE = "mediagate-media:…"
+    """Of an engine in this process."""
+    FILE_URL = "file:///…"
+    PATH = "/…"
+    """Absolute, and bare."""
+    MEDIA_DIR_URL = "file://…"
+    """A name below the engine's own media directory."""
+    PUBLIC_URL = "https://… (public)"
+    """Of a host that everybody reaches: some engines fetch from no other."""
+    HTTP_URL = "http://…"
+    DATA_URI = "data:…"
+    BASE64 = "base64"
+
+    @property
+    def way(self) -> str:
+        """`path`, `url` or `inline`, all of which cost the same among themselves, as `--delivery` calls them."""
+        return _WAYS[self]
+
+    def fits(self, form: Form) -> bool:
+        """Whether it can stand in a field of that form."""
+        return self is Source.HANDLE or (self is Source.BASE64) is (form is Form.BASE64)
+
+
+_WAYS = {
+    Source.HANDLE: "handle",
+    **dict.fromkeys((Source.FILE_URL, Source.PATH, Source.MEDIA_DIR_URL), "path"),
+    **dict.fromkeys((Source.PUBLIC_URL, Source.HTTP_URL), "url"),
+    **dict.fromkeys((Source.DATA_URI, Source.BASE64), "inline"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One way to write a content part.
+
+    Attributes:
+        name: Its type, and the key of its media: `image_url`, `input_audio`.
+        sources: What may stand there.
+        mime_types: Of the media that may be sent inline; None: the engine looks for itself.
+    """
+
+    name: str
+    sources: Sequence[Source]
+    mime_types: frozenset[str] | None = None
+
+    @property
+    def key(self) -> str:
+        """The key within the media object."""
+        return "data" if self.name.startswith("input_") else "url"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """What an engine takes in one format of requests.
+
+    Attributes:
+        engine: Its name, for messages.
+        parts: By kind of media, each way to write it; a kind that is not there is not taken.
+        others: What may stand where none of `parts` is meant; empty: every part has to become one of `parts`.
+        types: Of the content parts that it reads; None: it refuses itself what it does not read.
+        result_types: The same for the parts of what a tool returned (Messages).
+        max_body_bytes: Longest request; None: nobody knows of a limit.
+        max_inline_bytes: Longest `data:` URI, or base64.
+        max_download_bytes: Largest media that it fetches.
+        has_parts: Whether what it takes are the parts of a chat; elsewhere only the media in them is written.
+        remedies: For a file that cannot be delivered: what the operator can do about it.
+    """
+
+    engine: str
+    parts: Mapping[MediaKind, Sequence[Part]]
+    others: Collection[Source] = ()
+    types: frozenset[str] | None = None
+    result_types: frozenset[str] | None = None
+    max_body_bytes: int | None = None
+    max_inline_bytes: int | None = None
+    max_download_bytes: int | None = None
+    has_parts: bool = True
+    remedies: str = ""
+
+
+ANYTHING = Accepted(
+    engine="The inference server",
+    parts={},
+    others=(Source.HANDLE, Source.PUBLIC_URL, Source.HTTP_URL, Source.DATA_URI, Source.BASE64),
+)
+"""An engine that nothing is known about, or one that gets its media by handle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A content part of a chat that names media.
+
+    Attributes:
+        path: To the part.
+        part: The part.
+        name: Key of its media; `file` and `file_id` are for media of any kind.
+        value: Path to what names it.
+    """
+
+    path: Path
+    part: Mapping[str, Any]
+    name: str
+    value: Path
+
+    @property
+    def media(self) -> Mapping[str, Any] | None:
+        """The object within the part that names the media; None: the part itself does."""
+        media = self.part[self.name]
+        return media if isinstance(media, dict) else None
+
+    @property
+    def paths(self) -> Iterator[Path]:
+        """All that may have to be written over."""
+        yield self.value
+        yield (*self.path, self.name)
+        for holder, path, key in (
+            (self.part, self.path, "type"),
+            (self.media or {}, (*self.path, self.name), "format"),
+        ):
+            if key in holder:
+                yield (*path, key)
+
+    def is_written_as(self, part: Part) -> bool:
+        """Whether the client wrote it that way. A bare string is what some engines do not take, or leave out."""
+        is_named = self.part.get("type", part.name) == part.name == self.name
+        return is_named and self.media is not None and self.value[-1] == part.key
+
+    def spelled(self, part: Part) -> tuple[Edit, ...]:
+        """What makes it that part, with the media in its place.
+
+        Raises:
+            InvalidReference: A key that would be written is there already.
+        """
+        media, key = self.media, part.key
+        if self.name != part.name:
+            refuse_beside(_without(self.part, self.name), {part.name}, self.path)
+        edits = [
+            Edit((*self.path, self.name), Place.KEY, (f'"{part.name}"'.encode(),)),
+        ]
+        if "type" in self.part:
+            edits.append(Edit((*self.path, "type"), Place.VALUE, (f'"{part.name}"'.encode(),)))
+        tail = (b',"format":', *quoted(Slot.FORMAT)) if part.name == "input_audio" else ()
+        if media is None:
+            inner = (f'{{"{key}":'.encode(), *quoted(Slot.MEDIA), *tail, b"}")
+            return (*edits, Edit(self.value, Place.VALUE, inner))
+        if self.value[-1] != key:
+            refuse_beside(_without(media, str(self.value[-1])), {key}, (*self.path, self.name))
+            edits.append(Edit(self.value, Place.KEY, (f'"{key}"'.encode(),)))
+        edits.append(Edit(self.value, Place.VALUE, quoted(Slot.MEDIA)))
+        if tail and "format" in media:
+            at = (*self.path, self.name, "format")
+            edits.append(Edit(at, Place.VALUE, quoted(Slot.FORMAT)))
+        elif tail:
+            edits.append(Edit(self.value, Place.AFTER, tail))
+        return tuple(edits)
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """One way to tell an engine of media.
+
+    Attributes:
+        sources: What it may be told.
+        edits: How that is written; raises `InvalidReference` as `Site.spelled`.
+        mime_types: Of the media that may be sent inline; None: any.
+        is_own: It is what the client wrote.
+    """
+
+    sources: Sequence[Source]
+    edits: Callable[[], tuple[Edit, ...]]
+    mime_types: frozenset[str] | None = None
+    is_own: bool = True
+
+
+_CONTENT = frozenset({"content", "input", "output", "prompt", "system"})
+
+_PART_DEPTH = len(("messages", 0, "content", 0))
+"""Steps to a part of a message; one of what a tool returned is deeper."""
+
+
+def site_of(body: Mapping[str, Any], path: Path) -> Site | None:
+    """The content part whose media stands at `path`; None: it stands somewhere else."""
+    is_within = len(path) > 1 and path[-1] in {"url", "data", "file_id"}
+    at = path[:-1] if is_within and isinstance(path[-2], str) else path
+    if len(at) < 3 or not isinstance(at[-2], int) or str(at[-3]).casefold() not in _CONTENT:
+        return None
+    part: Any = body
+    for step in at[:-1]:
+        part = part[step]
+    return Site(at[:-1], part, str(at[-1]), path)
+
+
+def spellings(
+    accepted: Accepted, media: MediaField, site: Site | None, kind: MediaKind
+) -> Sequence[Spelling]:
+    """The ways to tell the engine of media of that kind, the client's own first.
+
+    Raises:
+        NotTakenByEngine: It takes none of that kind.
+    """
+
+    def own() -> tuple[Edit, ...]:
+        return media.edits
+
+    parts = accepted.parts.get(kind, ())
+    if not parts and not accepted.others:
+        raise not_taken(accepted, kind, media.param)
+    if site is None:
+        sources = [source for part in parts for source in part.sources] or accepted.others
+        return [Spelling([each for each in sources if each.fits(media.form)], own)]
+    found: list[Spelling] = []
+    for part in parts:
+        # What names a file of any kind was given the edits of `<kind>_url` by its dialect.
+        is_meant = site.name in {"file", "file_id"} and part.name == f"{kind}_url"
+        is_own = is_meant or site.is_written_as(part)
+        # For media that the client sent its dialect knows of nothing to change.
+        edits = own if is_own and media.edits else partial(site.spelled, part)
+        is_first = is_own or site.name == part.name
+        at = 0 if is_first else len(found)
+        found.insert(at, Spelling(part.sources, edits, part.mime_types, is_own))
+    if accepted.others and not any(each.is_own for each in found):
+        sources = [each for each in accepted.others if each.fits(media.form)]
+        found.insert(0, Spelling(sources, own))
+    return found
+
+
+def not_taken(accepted: Accepted, kind: MediaKind, param: str) -> NotTakenByEngine:
+    """The error for media of a kind that the engine does not take."""
+    taken = " and ".join(_PLURALS[each] for each in MediaKind if each in accepted.parts)
+    message = f"{accepted.engine} takes no {_PLURALS[kind]} here, only {taken or 'text'}."
+    return NotTakenByEngine(message, param=param)
+
+
+def refuse_dropped(body: Mapping[str, Any], accepted: Accepted, written: Collection[Path]) -> None:
+    """Refuse parts that the engine would leave out without a word.
+
+    Args:
+        body: The request.
+        accepted: What the engine reads.
+        written: Paths of the parts whose type becomes one that it reads.
+
+    Raises:
+        NotTakenByEngine: There is such a part.
+    """
+    if accepted.types is None and accepted.result_types is None:
+        return
+    for path, part in content_parts(body):
+        types = accepted.types if len(path) == _PART_DEPTH else accepted.result_types
+        if types is not None and path not in written and type_of(part) not in types:
+            known = ", ".join(sorted(types))
+            message = (
+                f"{accepted.engine} would leave this part out and answer as if it were not there. "
+                f"It reads parts of type {known}."
+            )
+            raise NotTakenByEngine(message, param=json_path((*path, "type")))
+
+
+def refuse_two(sites: Collection[Site], written: Collection[Path]) -> None:
+    """Refuse parts that name media twice and become others: of the second nothing would be left.
+
+    Args:
+        sites: All that name media, or files.
+        written: Paths of the parts that become others.
+
+    Raises:
+        InvalidReference: There is such a part.
+    """
+    seen = set[Path]()
+    for site in sites:
+        if site.path in seen and site.path in written:
+            message = "This part names media already. Give each its own part."
+            raise InvalidReference(message, param=json_path(site.value))
+        seen.add(site.path)
+
+
+def type_of(part: Mapping[str, Any]) -> str:
+    """The type of a content part; empty: it says none."""
+    name = part.get("type")
+    return name if isinstance(name, str) else ""
+
+
+def content_parts(body: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """The content parts of all messages, those within what tools returned too, and where they stand."""
+    for key in ("messages", "input"):
+        yield from _parts_within(body.get(key), (key,))
+
+
+def _parts_within(messages: object, path: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    for i, message in enumerate(messages if isinstance(messages, list) else ()):
+        content = message.get("content") if isinstance(message, dict) else None
+        for j, part in enumerate(content if isinstance(content, list) else ()):
+            if isinstance(part, dict):
+                yield (*path, i, "content", j), part
+        yield from _parts_within(content, (*path, i, "content"))
+
+
+def _without(members: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in members.items() if key != name}
+
+
+_PLURALS = {MediaKind.IMAGE: "images", MediaKind.AUDIO: "audio", MediaKind.VIDEO: "videos"}
