@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from mediagate.cli import chat, files, serve, upload
+from mediagate.cli import chat, doctor, files, serve, upload
 from mediagate.cli import config as config_command
 from mediagate.cli.failure import CommandFailed
 from mediagate.config import SettingError
@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     version = importlib.metadata.version("mediagate")
     parser.add_argument("--version", action="version", version=f"mediagate {version}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
-    for command in (serve, upload, files, chat, config_command):
+    for command in (serve, upload, files, chat, config_command, doctor):
         command.add_parser(commands)
     return parser
 
