@@ -9,25 +9,24 @@
     vllm_servers.parse("--enable-file-uploads")              what vLLM's command line makes of flags
 
 The environments are made by `make vllm`; `version` is one of `PYTHONS`. A start takes half a minute and 1.4 GB of
-memory: share one server in a module where tests do not disturb each other, and never run two at once. `serving` ends
-the whole process group whatever happens.
+memory: share one server in a module where tests do not disturb each other, and never run two at once in a module; two
+modules may run at once. `serving` ends the whole process group whatever happens.
 """
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import servers
+import engine_processes
+from engine_processes import EngineServer
+from engines import cache
 from engines.install_vllm import CACHE, ROOT
 
 NEWEST, OLDEST, TOO_OLD = "0.32.0", "0.26.0", "0.25.1"
@@ -45,9 +44,8 @@ PYTHONS = {
 PICTURES, SOUND = "qwen2_vl", "qwen2_audio"
 """Models: one for images and clips, one for sound."""
 
-READY_S = 240.0
-COMMAND_S = 120.0
-"""Half a minute and a sixth of one are usual; only a failing test, or a busy machine, ever waits so long."""
+COMMAND_S = 480.0
+"""A sixth of a minute is usual; only a failing test, or a busy machine, ever waits so long."""
 _ENV = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
@@ -61,60 +59,7 @@ _ENV = {
 _CLI = ("-m", "vllm.entrypoints.cli.main")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Process:
-    """One process of a server.
-
-    Attributes:
-        pid: Its id.
-        title: What it calls itself: `VLLM::EngineCore`, `VLLM::APIServer_0`; a command line otherwise.
-    """
-
-    pid: int
-    title: str
-
-
-class VllmServer(servers.Server):
-    """A vLLM server.
-
-    Attributes:
-        scratch: Its TMPDIR, removed at the end.
-    """
-
-    def __init__(
-        self, process: subprocess.Popen[bytes], *, store: Path, scratch: Path, port: int
-    ) -> None:
-        log_path = scratch.with_suffix(".log")
-        super().__init__(process, store=store, log_path=log_path, host="127.0.0.1", port=port)
-        self.scratch = scratch
-
-    @property
-    def pids(self) -> list[int]:
-        """Of all its processes: parent, API servers, engine, workers."""
-        return [process.pid for process in self.processes()]
-
-    def processes(self) -> list[Process]:
-        """All that were started by it and its children; zombies are none."""
-        found = []
-        for directory in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                # The fields after the name, which may hold anything: state, parent, process group, session.
-                state, _, group = (directory / "stat").read_text().rpartition(") ")[2].split()[:3]
-                if int(group) == self.pid and state != "Z":
-                    line = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                    found.append(Process(int(directory.name), line.strip()))
-        return sorted(found, key=lambda process: process.pid)
-
-    def stop(self, *, sig: int = signal.SIGTERM) -> None:
-        """Ask it to end; fails unless it exits with status 0 and no process of it is left soon after."""
-        super().stop(sig=sig)
-        servers.until(lambda: not self.processes(), timeout_s=10)
-
-    def kill(self) -> None:
-        """End all of its processes as a power cut would."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-        self._process.wait(servers.TIMEOUT_S)
+VllmServer = EngineServer
 
 
 @contextlib.contextmanager
@@ -134,49 +79,17 @@ def serving(
         model: `PICTURES` or `SOUND`; it is served as `tiny`.
         env: Added to the environment, from which all `MEDIAGATE_*`, `OPENAI_*` and `VLLM_*` were removed.
     """
-    port = _free_port()
     uploads = () if store is None else ("--enable-file-uploads", "--file-upload-dir", str(store))
-    scratch = Path(tempfile.mkdtemp(prefix="test-of-vllm-"))
-    try:
-        with scratch.with_suffix(".log").open("wb") as log:
-            process = subprocess.Popen(
-                [
-                    *(_python(version), *_CLI, "serve", str(write_model(model))),
-                    *("--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port)),
-                    *("--dtype", "bfloat16", "--max-model-len", "4096", "--enforce-eager"),
-                    *(*uploads, *flags),
-                ],
-                env=_environment(env) | {"TMPDIR": str(scratch)},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        server = VllmServer(process, store=store or Path(os.devnull), scratch=scratch, port=port)
-        try:
-            _wait_until_ready(server)
-            yield server
-            if server.is_running:
-                server.stop()
-        finally:
-            server.kill()
-    finally:
-        shutil.rmtree(scratch)
-        scratch.with_suffix(".log").unlink(missing_ok=True)
-
-
-def _wait_until_ready(server: VllmServer) -> None:
-    def is_healthy() -> bool:
-        assert server.is_running, "vLLM ended before it was ready"
-        with contextlib.suppress(ConnectionError):
-            return servers.get(server, "/health").status == 200
-        return False
-
-    try:
-        servers.until(is_healthy, timeout_s=READY_S)
-    except AssertionError as error:
-        error.add_note(server.log())
-        raise
+    command = (
+        *(_python(version), *_CLI, "serve", str(write_model(model))),
+        *("--served-model-name", "tiny", "--host", "127.0.0.1"),
+        *("--dtype", "bfloat16", "--max-model-len", "4096", "--enforce-eager"),
+        *(*uploads, *flags),
+    )
+    with engine_processes.serving(command, env=_environment(env), store=store) as server:
+        yield server
+        if server.is_running:
+            server.stop()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -242,17 +155,14 @@ def _end(*arguments: str, version: str, env: Mapping[str, str] | None) -> Ended:
 def write_model(name: str) -> Path:
     """The directory of a model; written once for all checkouts, in a few seconds."""
     script = ROOT / "tests" / "engines" / "tiny_models.py"
-    directory = CACHE / f"{name}-{hashlib.sha256(script.read_bytes()).hexdigest()[:12]}"
-    if not directory.is_dir():
-        with tempfile.TemporaryDirectory(dir=CACHE, prefix="unfinished-") as unfinished:
-            target = Path(unfinished, name)
-            subprocess.run(
-                (_python(NEWEST), str(script), name, str(target)),
-                env=_environment(None), check=True, capture_output=True,
-            )  # fmt: skip
-            with contextlib.suppress(OSError):  # somebody else was faster
-                target.rename(directory)
-    return directory
+
+    def make(directory: Path) -> None:
+        subprocess.run(
+            (_python(NEWEST), str(script), name, str(directory)),
+            env=_environment(None), check=True, capture_output=True,
+        )  # fmt: skip
+
+    return cache.fill(cache.path(name, script), make)
 
 
 def _python(version: str) -> str:
@@ -262,12 +172,4 @@ def _python(version: str) -> str:
 
 
 def _environment(env: Mapping[str, str] | None) -> dict[str, str]:
-    others = ("MEDIAGATE_", "OPENAI_", "VLLM_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
-    return kept | _ENV | dict(env or {})
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return engine_processes.inherited() | _ENV | dict(env or {})
