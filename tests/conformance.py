@@ -35,14 +35,17 @@ def cited(docstring: str | None) -> list[str]:
 
 
 class Recorder:
-    """A pytest plugin: appends what was cited, and how it ended, to `path`."""
+    """A pytest plugin: appends what was cited, and how it ended, to `path`; and the cells of `engine_matrix`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._tests: dict[str, dict[str, Any]] = {}
+        self._cells: list[dict[str, Any]] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """One phase of one test; a test has passed when no phase did anything else."""
+        if report.when == "call" and report.passed:
+            self._cells += ({"cell": x} for name, x in report.user_properties if name == "cell")
         cites = dict(report.user_properties).get("cites")
         if not cites:
             return
@@ -53,7 +56,8 @@ class Recorder:
     def pytest_sessionfinish(self) -> None:
         """Write."""
         with self._path.open("a") as file:
-            file.writelines(json.dumps(test) + "\n" for test in self._tests.values())
+            lines = (*self._tests.values(), *self._cells)
+            file.writelines(json.dumps(line) + "\n" for line in lines)
 
 
 def checklist() -> dict[str, dict[str, str]]:
@@ -102,7 +106,8 @@ def main() -> int:
     parser.add_argument("results", type=Path)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    made = page(json.loads(line) for line in options.results.read_text().splitlines())
+    lines = map(json.loads, options.results.read_text().splitlines())
+    made = page(line for line in lines if "cites" in line)
     if options.write:
         PAGE.write_text(made)
     elif PAGE.read_text() != made:

@@ -1,19 +1,27 @@
 """What every test run shares: which tests it leaves out, that it says so, and what it writes down.
 
-`make test` leaves out what needs more than a minute, a package from Debian, or an environment of its own, and ends with
-a counted list of it. With `--all` nothing may be left out: a test that skips itself is a failure there.
+`make test` leaves out what needs more than a minute, a package from Debian, an environment of its own, or root where
+it is not run as that, and ends with a counted list of it. With `--all` nothing may be left out: a test that skips
+itself is a failure there.
 """
 
+import os
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
 from conformance import Recorder, cited
 
-LEFT_OUT = ("slow", "services", "sdk1", "peers", "vllm")
+LONG = ("vllm", "engines")
+"""Marks of what begins first where several modules run at once, so that nobody waits for it alone at the end."""
+
+LEFT_OUT = ["slow", "services", "sdk1", "peers", "vllm", "engines"]
+if os.geteuid() != 0:
+    LEFT_OUT.append("root")
 
 # The same examples each time, so that a run says something of the change and not of the dice. For others:
 # --hypothesis-profile=default.
@@ -37,6 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         item.user_properties.append(("cites", cited(getattr(item, "function", item).__doc__)))
+    items.sort(key=lambda item: not any(map(item.get_closest_marker, LONG)))
     not_run = config.stash[_not_run] = Counter[str]()
     # Naming a test on the command line is asking for it, whatever its marks.
     if config.getoption("--all") or any("::" in argument for argument in config.args):
@@ -48,13 +57,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             kept.append(item)
         else:
             not_run[marker] += 1
-    if not_run and hasattr(config, "workerinput"):
-        raise pytest.UsageError(
-            "tests that may be left out do not run under -n: their count would be lost"
-        )
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["not_run"] = dict(not_run)
     if len(kept) < len(items):
         config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
         items[:] = kept
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Under -n the workers collect, each of them everything, and this process tells."""
+    output = getattr(node, "workeroutput", {})  # a worker that crashed has none
+    if "not_run" in output:
+        node.config.stash[_not_run] = Counter[str](output["not_run"])
 
 
 @pytest.hookimpl(wrapper=True)
@@ -82,3 +97,15 @@ def pytest_terminal_summary(
         terminalreporter.line("    0: everything was run")
     else:
         terminalreporter.line(f"{not_run.total():5} in all; `make test-all` runs them")
+
+
+@pytest.fixture
+def record_cell(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Add a cell to the table that `engine_matrix` makes: engine, kind, form, delivery, outcome."""
+
+    def record(*values: str) -> None:
+        names = ("engine", "kind", "form", "delivery", "outcome")
+        cell = dict(zip(names, values, strict=True))
+        request.node.user_properties.append(("cell", cell))
+
+    return record

@@ -22,7 +22,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -337,6 +337,11 @@ def encode_image(
         colours=tuple(colours) if form.is_animated else tuple(colours[:1]),
         seconds=len(frames) * frame_ms / 1000 if form.is_animated else None,
     )
+
+
+def padded(clip: Media, size_bytes: int) -> Media:
+    """The same MP4 clip with so much behind it that nobody decodes."""
+    return replace(clip, data=clip.data + _box(b"free", bytes(size_bytes - len(clip.data))))
 
 
 def random_clip(rng: random.Random, *, container: str | None = None) -> Media:
