@@ -172,9 +172,17 @@ def parse_data_reference(value: str, *, param: str) -> MediaReference | Base64Re
         InvalidReference: It looks like a file id and is none.
         SourceNotAllowed: It is none of these.
     """
-    if _is_base64(value):
+    if is_base64(value):
         return Base64Reference(value)
     return parse_media_reference(value, param=param)
+
+
+def is_base64(value: str) -> bool:
+    """Whether `value` is base64 in the standard alphabet, padded, without blanks; which a path may be too."""
+    if not value or len(value) % 4:
+        return False
+    padding = 2 if value.endswith("==") else 1 if value.endswith("=") else 0
+    return _consists_of(value, _BASE64, stop=len(value) - padding)
 
 
 def _head(value: str) -> str:
@@ -186,13 +194,6 @@ def _head(value: str) -> str:
 def _is_data(value: str) -> bool:
     head = _DATA_HEAD.match(value)
     return head is not None and _consists_of(value, _INLINE, start=head.end())
-
-
-def _is_base64(value: str) -> bool:
-    if not value or len(value) % 4:
-        return False
-    padding = 2 if value.endswith("==") else 1 if value.endswith("=") else 0
-    return _consists_of(value, _BASE64, stop=len(value) - padding)
 
 
 def _consists_of(text: str, alphabet: bytes, *, start: int = 0, stop: int | None = None) -> bool:

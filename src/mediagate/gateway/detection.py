@@ -1,8 +1,8 @@
 """What the upstream is, found out by asking it.
 
 Only what no other engine says counts. Nothing is asked before somebody needs to know. An answer is kept for good; where
-there is none (the upstream is down, or wants a key that we do not have), the next need asks again, at most once in
-`ASK_AGAIN_S`.
+there is none (the upstream is down, busy, or wants a key that we do not have), the next need asks again, at most once
+in `ASK_AGAIN_S`.
 """
 
 import asyncio
@@ -141,12 +141,16 @@ class Detection:
     async def _ask(self) -> None:
         models = await self._fetch(_MODELS)
         self._engine = _recognise({_MODELS: models})
+        is_late = False
         if self._engine is None:
+            began_at = self._clock()
             # All at once: an upstream that does not answer is waited for once.
             others = sorted({signal.path for signal in SIGNALS} - {_MODELS})
             found = await asyncio.gather(*map(self._fetch, others))
             self._engine = _recognise(dict(zip(others, found, strict=True)))
-        if self._engine is None and _members(models).get("data"):
+            # One that is busy is not unknown: what did not come in time might have told.
+            is_late = self._clock() - began_at >= ASK_TIMEOUT_S
+        if self._engine is None and not is_late and _members(models).get("data"):
             self._engine = Engine.OPENAI
         if self._engine is None:
             self._next_ask_at = self._clock() + ASK_AGAIN_S

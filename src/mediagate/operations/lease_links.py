@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 
 from mediagate.blobs.driver import BlobMissingError
 from mediagate.blobs.lease_directory import LeaseDirectory
+from mediagate.core.errors import InternalError
 from mediagate.core.files import FileObject
 from mediagate.core.leases import LeaseId
 from mediagate.index.driver import Index
@@ -57,13 +58,18 @@ class LeaseLinks:
         Raises:
             FileNotFound: Its bytes are gone.
             DiskFullError: There is no room for a name.
-            OSError: The directory is not what it was.
+            InternalError: The directory is not what it was; the log says what is wrong with it.
         """
         name = f"{lease_id}{position:04x}"
         try:
             await self._directory.link(name, file.blob)
         except BlobMissingError:
             raise file_not_found() from None
+        except OSError as exc:
+            logger.warning("cannot make links in %s: %s", self._directory.path, exc.strerror or exc)
+            raise InternalError(
+                "The server could not hand the file to the inference server. Why is in its log."
+            ) from exc
         return name
 
     async def drop(self, names: Collection[str]) -> None:

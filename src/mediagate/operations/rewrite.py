@@ -32,6 +32,7 @@ from mediagate.core.references import (
     FileReference,
     KeptReference,
     UrlReference,
+    is_base64,
 )
 from mediagate.dialects.fields import Dialect, Edit, Judge, MediaField, Place, Slot
 from mediagate.dialects.parts import (
@@ -192,6 +193,7 @@ def plan(raw: bytes, found: Found, names: CacheNames | None, accepted: Accepted 
 
     Raises:
         NotTakenByEngine: There is media in it that the engine does not take, or a part that it would leave out.
+        SourceNotAllowed, MediaKindMismatch: A `data:` URI that has to become bare base64 holds no such media.
         InvalidValue: Its `cache_salt`.
     """
     if found.body is None:
@@ -280,6 +282,8 @@ def _respelled(field: MediaField, site: Site, accepted: Accepted) -> _Respelled 
     for sent in (source, other):
         way = next((way for way in ways if sent in way.sources), None)
         if way is not None:
+            if (source, sent) == (Source.DATA_URI, Source.BASE64):
+                text, source = _bare(field, text), Source.BASE64
             mime_type = _type_of(text, source)
             return _Respelled(site, way.edits(), mime_type, (_told(text, source, sent, mime_type),))
     message = (
@@ -299,12 +303,19 @@ def _type_of(text: str, source: Source) -> str:
     return ""
 
 
+def _bare(field: MediaField, uri: str) -> str:
+    """What a `data:` URI holds, judged as if the client had sent it without its head: nothing guards it any more."""
+    text = "".join(uri.partition(",")[2].split())  # line breaks, which not every decoder reads over
+    if not is_base64(text):
+        raise _no_media(field)
+    _check_base64(field, text)
+    return text
+
+
 def _told(text: str, source: Source, sent: Source, mime_type: str) -> bytes:
     """A client's own words as another source, fit to be put between quotes."""
     if source is Source.BASE64 and sent is Source.DATA_URI:
         text = f"data:{mime_type};base64,{text}"
-    elif source is Source.DATA_URI and sent is Source.BASE64:
-        text = text.partition(",")[2]
     return json.dumps(text)[1:-1].encode()
 
 
@@ -363,14 +374,18 @@ def _check_base64(field: MediaField, text: str) -> None:
         return
     mime_type = sniff(head, is_whole=len(text) <= _HEAD_CHARS)
     if mime_type not in MEDIA_TYPES:
-        message = (
-            "This is no base64 of media. Send the media's bytes in base64, or upload the file "
-            "with POST /v1/files and name it by its id."
-        )
-        raise SourceNotAllowed(message, param=field.param)
+        raise _no_media(field)
     kind = MediaKind(mime_type.partition("/")[0])
     if field.kind not in {None, kind}:
         raise mismatch(field, kind)
+
+
+def _no_media(field: MediaField) -> SourceNotAllowed:
+    message = (
+        "This is no base64 of media. Send the media's bytes in base64, or upload the file "
+        "with POST /v1/files and name it by its id."
+    )
+    return SourceNotAllowed(message, param=field.param)
 
 
 def mismatch(field: MediaField, kind: MediaKind) -> MediaKindMismatch:

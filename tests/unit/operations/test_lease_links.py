@@ -16,7 +16,7 @@ import pytest
 import stores
 from mediagate.blobs.directory import DirectoryError
 from mediagate.blobs.lease_directory import LeaseDirectory
-from mediagate.core.errors import FileNotFound
+from mediagate.core.errors import FileNotFound, InternalError
 from mediagate.core.files import FileId
 from mediagate.core.leases import LEASE_S, LeaseId
 from mediagate.core.scopes import DEFAULT_SCOPE
@@ -183,6 +183,23 @@ async def test_file_without_bytes_is_not_found(
         await links.add(hold.lease_id, 0, file)
 
     assert await directory.names() == []
+
+
+async def test_directory_that_is_gone_is_our_fault_and_one_line_for_the_operator(
+    store: Store, directory: LeaseDirectory, links: LeaseLinks, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = await store.receive()
+    hold = await held(store, file.id)
+    shutil.rmtree(directory.path)
+
+    with pytest.raises(InternalError) as caught:
+        await links.add(hold.lease_id, 0, file)
+
+    assert str(directory.path) not in caught.value.message
+    (record,) = caplog.records
+    assert record.exc_info is None
+    assert f"{directory.path}: No such file or directory" in record.getMessage()
+    assert "\n" not in record.getMessage()
 
 
 async def test_cancelled_request_leaves_no_link(
