@@ -396,6 +396,7 @@ def left_out_region() -> str:
             ("chat completions", profile.chat_types),
             ("Responses", profile.responses_types),
             ("Messages", profile.messages_types),
+            ("results of tools in Messages", profile.result_types),
         ):
             if types is not None:
                 shown = ", ".join(f"`{each}`" for each in sorted(types))
