@@ -1,4 +1,4 @@
-"""Clips that vLLM decodes: 720p, 30 frames a second, H.264 at 2.5 MB a second.
+"""Clips that engines decode: 720p, 30 frames a second, H.264 at 2.5 MB a second.
 
 The same every time. The pictures are noise, so that the encoder has to spend all the bits that it is given; what a
 decoder has to do depends on those.
@@ -18,12 +18,17 @@ _BIT_RATE = 19_200_000
 _SEED = 4
 
 
+def make_clip(path: Path) -> None:
+    """Write the one of ~25 MB."""
+    _encode(path, SECONDS, seed=_SEED)
+
+
 def make_clips(directory: Path) -> dict[str, Path]:
     """Write three: one of two seconds to warm up with, one of ~25 MB, one of ~200 MB; by name, smallest first."""
     names = ("warm-up", "25 MB", "200 MB")
     clips = {name: directory / f"{name.replace(' ', '-')}.mp4" for name in names}
     _encode(clips["warm-up"], 2, seed=_SEED + 1)
-    _encode(clips["25 MB"], SECONDS, seed=_SEED)
+    make_clip(clips["25 MB"])
     _repeat(clips["25 MB"], clips["200 MB"], times=8)
     return clips
 

@@ -102,12 +102,19 @@ def process_tree(pid: int) -> list[int]:
 
 def cpu_s(pid: int) -> float:
     """CPU seconds that a process and its descendants have used so far, children that ended included."""
-    total = 0
-    for member in process_tree(pid):
-        # The second field is the name in parentheses, which may hold anything.
-        fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
-        total += sum(map(int, fields[11:15]))
-    return total / _TICKS_PER_S
+    return sum(sum(_cpu_times_s(member)) for member in process_tree(pid))
+
+
+def cpu_of_ended_children_s(pid: int) -> float:
+    """CPU seconds of the children of a process that have ended."""
+    return sum(_cpu_times_s(pid)[2:])
+
+
+def _cpu_times_s(pid: int) -> Sequence[float]:
+    """As user and in the kernel: its own, then that of its ended children."""
+    # The second field is the name in parentheses, which may hold anything.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return [int(field) / _TICKS_PER_S for field in fields[11:15]]
 
 
 def reset_peak(pid: int) -> None:

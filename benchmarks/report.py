@@ -1,4 +1,6 @@
-"""Put the newest results into `benchmarks/README.md`: no figure there was typed by hand.
+"""Put the newest results into `benchmarks/README.md`, and into the table on top of the project's README.
+
+No figure there was typed by hand.
 
 python -m benchmarks.report
 """
@@ -9,9 +11,11 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import RESULTS, Spread
+from benchmarks import comparison
+from benchmarks.harness import RESULTS, ROOT, Spread
 
 README = RESULTS.parent / "README.md"
+TOP = ROOT / "README.md"
 BEGIN = "<!-- results: written by python -m benchmarks.report -->\n"
 END = "<!-- end of results -->\n"
 
@@ -56,21 +60,27 @@ def render(path: Path) -> str:
 
 
 def block() -> str:
-    """What stands between the markers of the README."""
+    """What stands between the markers of the README of the benchmarks."""
     return "\n" + "\n".join(render(path) for path in newest().values()) + "\n"
 
 
+def top() -> str:
+    """What stands between the markers of the project's README."""
+    return f"\n{comparison.table(newest())}\n"
+
+
 def parts_of(readme: str) -> tuple[str, str, str]:
-    """The README before the results, the results, the README after them."""
+    """A README before the results, the results, the README after them."""
     before, _, rest = readme.partition(BEGIN)
     inside, _, after = rest.partition(END)
     return before, inside, after
 
 
 def main() -> int:
-    """Rewrite the README."""
-    before, _, after = parts_of(README.read_text())
-    README.write_text(f"{before}{BEGIN}{block()}{END}{after}")
+    """Rewrite both."""
+    for readme, results in ((README, block()), (TOP, top())):
+        before, _, after = parts_of(readme.read_text())
+        readme.write_text(f"{before}{BEGIN}{results}{END}{after}")
     return 0
 
 

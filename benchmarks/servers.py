@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -139,7 +140,7 @@ def mediagate(directory: Path, *, durable: bool, flags: Sequence[str] = ()) -> I
     store = directory / "mediagate"
     if durable:
         flags = ("--file-upload-dir", str(store), *flags)
-    store.mkdir()
+    store.mkdir(exist_ok=True)
     log = directory / "mediagate.log"
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MEDIAGATE_", "OPENAI_"))}
     program = str(Path(sys.executable).with_name("mediagate"))
@@ -223,6 +224,83 @@ _VLLM_ENV = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "OMP_NUM_THREADS": "1",
 }
+
+
+@dataclass(frozen=True)
+class LlamaServer:
+    """llama-server, on a tiny model.
+
+    Attributes:
+        pid: Of the process, whose children decode videos.
+        url: Of the server.
+    """
+
+    pid: int
+    url: str
+
+
+@contextmanager
+def llama_server(directory: Path, *, flags: Sequence[str] = ()) -> Iterator[LlamaServer]:
+    """`llama-server` on random weights, on the CPU.
+
+    Args:
+        directory: For its log and its model.
+        flags: Added to its command line.
+    """
+    model = directory / "model"
+    if not model.exists():
+        _with_engines("from engines import tiny_gguf; tiny_gguf.write(Path(argv[1]))", model)
+    port = harness.free_port()
+    command: tuple[str | Path, ...] = (
+        *(llama_server_program(), "--model", model / "model.gguf"),
+        *("--mmproj", model / "mmproj.gguf", "--alias", "tiny"),
+        *("--host", "127.0.0.1", "--port", str(port), *LLAMA_SERVER_FLAGS, *flags),
+    )
+    env = {name: value for name, value in os.environ.items() if not name.startswith("LLAMA_")}
+    with _running(command, directory / "llama-server.log", env=env) as process:
+        url = f"http://127.0.0.1:{port}"
+        _until(lambda: _is_healthy(url), process)
+        yield LlamaServer(process.pid, url)
+
+
+LLAMA_SERVER_FLAGS = ("--ctx-size", "8192", "--parallel", "1", "--threads", "1", "--no-warmup")
+"""Frames are taken as it does it by default: four a second. One thread computes: more of them spin while they wait for
+each other, on the cores that its decoder needs."""
+
+
+@functools.cache
+def llama_server_program() -> Path:
+    """The one that `make engines` builds, or that the environment names."""
+    told = _with_engines("from engines.install_llama_server import PROGRAM; print(PROGRAM)")
+    found = Path(os.environ.get("LLAMA_SERVER") or told)
+    if not found.exists():
+        sys.exit(f"{found} is missing: run 'make engines'")
+    return found
+
+
+def llama_server_version() -> str:
+    """As it tells it, the compiler included."""
+    done = subprocess.run(
+        [llama_server_program(), "--version"], stderr=subprocess.PIPE, text=True, check=True
+    )
+    return " ".join(re.findall(r"^(?:version:|built with) (.*)$", done.stderr, re.M))
+
+
+def _with_engines(code: str, *arguments: Path) -> str:
+    """What Python prints that finds the recipes of the tests."""
+    code = f"from pathlib import Path; from sys import argv; {code}"
+    env = {**os.environ, "PYTHONPATH": str(harness.ROOT / "tests")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=env, stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+def _is_healthy(url: str) -> bool:
+    with contextlib.suppress(OSError), _OPENER.open(f"{url}/health", timeout=1):
+        return True
+    return False
 
 
 @contextmanager
