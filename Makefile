@@ -1,6 +1,8 @@
 # Every target sets up what it needs: run any of them first, in a fresh clone.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
+# Tests start hundreds of short processes: what they import is compiled once, whatever the environment says.
+unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +12,12 @@ SDK1 := .venv-sdk1
 PEERS := .venv-peers
 VLLM := .venv-vllm
 CITED := $(VENV)/cited.jsonl
-DEBIAN := ffmpeg libmagic1 nginx-light haproxy caddy
+COVERAGE := $(abspath $(VENV))/coverage
+# What decides, and does no I/O: its own tests have to take every branch of it.
+DECIDING := tests/unit/core tests/unit/dialects tests/unit/operations tests/unit/web/test_errors.py
+# Tests of one module share servers, so they stay together; modules begin in the order in which they were collected.
+BY_MODULE := -n 2 --dist loadfile --no-loadscope-reorder
+DEBIAN := ffmpeg libmagic1 nginx-light haproxy caddy cmake g++ ninja-build
 POLICY := /usr/sbin/policy-rc.d
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
@@ -31,25 +38,28 @@ test: $(READY) ## lint, types, layers, and the tests that need no package from D
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m pytest -q -n 2 tests/unit tests/sabotage
-	@$(BIN)/python -m pytest -q tests/integration
+	@$(BIN)/python -m pytest -q $(BY_MODULE) tests/integration
 
 .PHONY: test-all
-test-all: $(READY) services $(SDK1)/.ready $(PEERS)/.ready vllm ## everything; whatever is not run is red
-	@rm -f $(CITED)
-	@$(BIN)/python -m pytest -q -n 2 --all --record $(CITED) tests/unit tests/sabotage
+test-all: $(READY) services $(SDK1)/.ready $(PEERS)/.ready vllm engines ## everything; whatever is not run is red
+	@rm -f $(CITED) $(COVERAGE)*
+	@COVERAGE_FILE=$(COVERAGE) $(BIN)/coverage run -m pytest -q -n 2 --all --record $(CITED) $(DECIDING)
+	@COVERAGE_FILE=$(COVERAGE) $(BIN)/coverage combine -q
+	@COVERAGE_FILE=$(COVERAGE) $(BIN)/coverage report
+	@$(BIN)/python -m pytest -q -n 2 --all --record $(CITED) tests/unit tests/sabotage $(addprefix --ignore=,$(DECIDING))
 	@SDK1_PYTHON=$(abspath $(SDK1))/bin/python PEERS_BIN=$(abspath $(PEERS))/bin \
 	  VLLM_PYTHON=$(abspath $(VLLM))-0.32.0/bin/python \
 	  VLLM_OLD_PYTHON=$(abspath $(VLLM))-0.26.0/bin/python \
 	  VLLM_OLDER_PYTHON=$(abspath $(VLLM))-0.25.1/bin/python \
-	  $(BIN)/python -m pytest -q --all --record $(CITED) tests/integration
+	  $(BIN)/python -m pytest -q $(BY_MODULE) --all --record $(CITED) tests/integration
 	@$(BIN)/python tests/conformance.py $(CITED)
-	@COVERAGE_FILE=$(VENV)/coverage $(BIN)/coverage run -m pytest -q tests/unit/core tests/unit/dialects tests/unit/operations tests/unit/web/test_errors.py
-	@COVERAGE_FILE=$(VENV)/coverage $(BIN)/coverage report
+	@$(BIN)/python tests/engine_matrix.py $(CITED)
 	@$(MAKE) --no-print-directory sabotage
 
 .PHONY: conformance
-conformance: $(READY) ## write docs/reference/conformance.md from what the last `make test-all` found
+conformance: $(READY) ## write the pages of what the last `make test-all` found: conformance, and the matrix of engines
 	@$(BIN)/python tests/conformance.py $(CITED) --write
+	@$(BIN)/python tests/engine_matrix.py $(CITED) --write
 
 .PHONY: sabotage
 sabotage: $(READY) $(PEERS)/.ready ## break the code in many ways; a named test must turn red each time
@@ -93,14 +103,23 @@ vllm: $(READY) ## install real vLLM: the newest, the oldest that is supported, a
 	  $(BIN)/python tests/engines/install_vllm.py $$version $(VLLM)-$$version 2> >(grep -v '^WARNING: Location' >&2) || exit; \
 	done
 
+# Other engines, in ~/.cache/mediagate too: nothing of them is in the checkout.
+.PHONY: engines
+engines: $(READY) services ## install transformers serve, and build llama-server: minutes, once
+	@for engine in transformers llama_server loaders; do \
+	  PYTHONPATH=tests $(BIN)/python -m engines.install_$$engine 2> >(grep -v '^WARNING: Location' >&2) || exit; \
+	done
+
 .PHONY: benchmarks
-benchmarks: $(READY) services vllm ## measure uploads, memory and vLLM; wants a quiet machine and 12 GiB of disk
+benchmarks: $(READY) services vllm engines ## measure uploads, memory, chats and kills; wants a quiet machine and 12 GiB of disk
 	@$(BIN)/python -m benchmarks.upload
 	@$(BIN)/python -m benchmarks.upload --no-fsync
 	@$(BIN)/python -m benchmarks.memory
 	@$(BIN)/python -m benchmarks.latency
 	@$(BIN)/python -m benchmarks.vllm_repeat
 	@$(BIN)/python -m benchmarks.vllm_tokens
+	@$(BIN)/python -m benchmarks.conversation
+	@$(BIN)/python -m benchmarks.kill_minus_nine
 	@$(BIN)/python -m benchmarks.report
 
 .PHONY: demo

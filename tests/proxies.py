@@ -218,31 +218,26 @@ def running(
         directory: An empty one, for all that it writes.
         changes: More text of its configuration to replace.
     """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
-    setup = _SETUPS[name](server, identity, port, directory)
-    text = (EXAMPLES / setup.example).read_text(encoding="utf-8")
-    for theirs, ours in {**setup.replacements, **(changes or {})}.items():
-        assert theirs in text, f"{theirs!r} is not in examples/{setup.example}"
-        text = text.replace(theirs, ours)
-    configuration = directory / Path(setup.example).name  # Envoy goes by the ending
-    configuration.write_text(text, encoding="utf-8")
-    log = directory / "proxy.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*setup.command, configuration],
-            env=os.environ | setup.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        servers.until(lambda: _accepts(port) or process.poll() is not None)
-        assert process.poll() is None, log.read_text(errors="replace")
-        yield Proxy(port, directory, identity.certificate)
-    finally:
-        process.terminate()
-        process.wait(servers.TIMEOUT_S)
+    with servers.reserved_port() as port:
+        setup = _SETUPS[name](server, identity, port, directory)
+        configuration = directory / Path(setup.example).name  # Envoy goes by the ending
+        configuration.write_text(_text_of(setup, changes or {}), encoding="utf-8")
+        log = directory / "proxy.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*setup.command, configuration],
+                env=os.environ | setup.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        try:
+            servers.until(lambda: _accepts(port) or process.poll() is not None)
+            assert process.poll() is None, log.read_text(errors="replace")
+            yield Proxy(port, directory, identity.certificate)
+        finally:
+            process.terminate()
+            process.wait(servers.TIMEOUT_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +248,15 @@ class _Setup:
     replacements: Mapping[str, str]
     command: Sequence[str | Path]
     environment: dict[str, str] = field(default_factory=dict)
+
+
+def _text_of(setup: _Setup, changes: Mapping[str, str]) -> str:
+    """The example, with all that is to be replaced in it."""
+    text = (EXAMPLES / setup.example).read_text(encoding="utf-8")
+    for theirs, ours in {**setup.replacements, **changes}.items():
+        assert theirs in text, f"{theirs!r} is not in examples/{setup.example}"
+        text = text.replace(theirs, ours)
+    return text
 
 
 def _nginx(

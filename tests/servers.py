@@ -211,6 +211,20 @@ def serving(
         server._log_path.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def reserved_port() -> Iterator[int]:
+    """A loopback port for a program that has to be told one: nobody else is given it meanwhile.
+
+    A socket that is bound and does not listen takes nothing from one that listens there, as long as both share; where
+    nobody listens, connections are refused.
+    """
+    with socket.socket() as reservation:
+        reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reservation.bind(("127.0.0.1", 0))
+        yield int(reservation.getsockname()[1])
+
+
 def until(ask: Callable[[], _T | None], *, timeout_s: float = TIMEOUT_S) -> _T:
     """Ask again until the answer is truthy: for what another process does in its own time."""
     deadline = time.monotonic() + timeout_s
@@ -512,3 +526,26 @@ class RawClient:
             return self.read_rest() == b""
         except ConnectionResetError:
             return True
+
+
+@contextlib.contextmanager
+def slot_taken(
+    server: Server, begun: bytes, *lines: str, size_bytes: int = 1024**2
+) -> Iterator[RawClient]:
+    """A client whose upload is being received: it has sent `begun`, and the rest is still to come.
+
+    An upload that was given up just before may still hold its slot when nothing else is left of it: then once more.
+    """
+    client = until(lambda: _with_slot(server, f"Content-Length: {size_bytes}", *lines))
+    with client:
+        client.send(begun)
+        yield client
+
+
+def _with_slot(server: Server, *lines: str) -> RawClient | None:
+    client = RawClient(server)
+    client.send_head("PUT", "/v1/files", "Expect: 100-continue", *lines)
+    if client.read_head().status == 100:
+        return client
+    client.close()
+    return None

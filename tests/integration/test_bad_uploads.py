@@ -116,10 +116,7 @@ def test_expectation_is_met_when_the_body_is_wanted(gateway: Server) -> None:
 
 def test_no_slot_is_told_before_the_body_is_read(gateway: Server) -> None:
     """H23, H94."""
-    with RawClient(gateway) as first, RawClient(gateway) as second:
-        first.send_head("PUT", "/v1/files", f"Content-Length: {MIB}")
-        first.send(padded(MIB // 2))
-        servers.until(lambda: gateway.usage()[1] == 1)
+    with servers.slot_taken(gateway, padded(MIB // 2)) as first, RawClient(gateway) as second:
         second.send_head("PUT", "/v1/files", f"Content-Length: {MIB}", "Expect: 100-continue")
 
         refused = second.read_answer()
@@ -587,9 +584,7 @@ def test_stalled_body_gives_its_slot_back(tmp_path: Path) -> None:
     )
     with servers.serving(*flags, store=tmp_path) as server:
         for trickles in (False, True):
-            with RawClient(server) as client:
-                client.send_head("PUT", "/v1/files", f"Content-Length: {MIB}")
-                client.send(padded(6000))
+            with servers.slot_taken(server, padded(6000)) as client:
                 began = time.monotonic()
                 client.socket.settimeout(0.05)
                 with contextlib.suppress(TimeoutError, ConnectionError):
@@ -603,7 +598,7 @@ def test_stalled_body_gives_its_slot_back(tmp_path: Path) -> None:
             assert answer.code == (408, "receive_timeout")
             assert answer.header("x-should-retry") == "false"
             servers.until(server.is_clean, timeout_s=5)
-        assert servers.post_file(server, PNG).status == 200
+        servers.until(lambda: servers.post_file(server, PNG).status == 200, timeout_s=10)
 
 
 def test_full_disk_is_507_and_leaves_nothing(tmp_path: Path) -> None:

@@ -59,10 +59,15 @@ class Chain:
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+def port() -> Iterator[int]:
+    """Where gateways listen, one after another."""
+    with servers.reserved_port() as reserved:
+        yield reserved
+
+
+@pytest.fixture(scope="module")
+def chain(port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     home = tmp_path_factory.mktemp("litellm")
-    with servers.serving("--api-key", KEY, store=home / "store") as gateway:
-        port = gateway.port
     log_path = home / "log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(

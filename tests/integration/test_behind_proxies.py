@@ -20,7 +20,7 @@ import corpus
 import proxies
 import servers
 from proxies import Identity, Proxy
-from servers import Answer, RawClient, Server
+from servers import Answer, Server
 
 MIB = 1024**2
 LIMIT_MIB = 65
@@ -412,9 +412,8 @@ def test_both_read_an_early_503_and_when_to_come_again(
     """H23, H94."""
     with contextlib.ExitStack() as stack:
         for n in range(SLOTS):  # one tenant may not take them all
-            holder = stack.enter_context(RawClient(server))
-            holder.send_head("PUT", "/v1/files", f"Content-Length: {MIB}", f"X-Scope: {n}")
-            holder.send(PNG + bytes(MIB // 2))
+            begun = PNG + bytes(MIB // 2)
+            stack.enter_context(servers.slot_taken(server, begun, f"X-Scope: {n}"))
         servers.until(lambda: arriving(server) == SLOTS)
 
         by_sdk = upload_by_sdk(sys.executable, proxy, acme, allowed, retries=0)

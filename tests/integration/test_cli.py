@@ -302,7 +302,8 @@ def test_reader_that_leaves_ends_the_command_quietly(gateway: Served, clip: Path
 def test_interrupted_upload_ends_quietly_and_leaves_nothing(clip: Path) -> None:
     with serving() as served:
         sending = subprocess.Popen(
-            [MEDIAGATE, "upload", "-"],
+            # What a shell runs in the background ignores SIGINT, and hands that on.
+            ["env", "--default-signal=INT", MEDIAGATE, "upload", "-"],
             env=clean_environment({"MEDIAGATE_SERVER": served.url}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

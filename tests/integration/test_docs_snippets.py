@@ -238,15 +238,19 @@ class Nginx:
 
 
 @pytest.fixture
-def nginx(server: Server, tmp_path: Path) -> Iterator[Nginx]:
+def port() -> Iterator[int]:
+    with servers.reserved_port() as reserved:
+        yield reserved
+
+
+@pytest.fixture
+def nginx(server: Server, port: int, tmp_path: Path) -> Iterator[Nginx]:
     """The guide's configuration at work, on a free port, with a certificate of its own."""
     (configuration,) = (
         block.text
         for block in blocks(ROOT / "docs/how-to/run-behind-a-proxy.md")
         if block.language == "nginx"
     )
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     subprocess.run(
         [

@@ -50,10 +50,7 @@ def gateway(shared: Server) -> Iterator[Server]:
 @contextlib.contextmanager
 def slot_taken(server: Server) -> Iterator[RawClient]:
     """Somebody else sends, slowly."""
-    with RawClient(server) as client:
-        client.send_head("PUT", "/v1/files", f"Content-Length: {MIB}")
-        client.send(padded(8192))
-        servers.until(lambda: server.usage()[1] == 1)
+    with servers.slot_taken(server, padded(8192)) as client:
         yield client
 
 
@@ -149,7 +146,12 @@ def test_official_client_comes_again_when_it_was_told_to(gateway: Server) -> Non
         slot_taken(gateway) as other,
         official_client(gateway, max_retries=2) as (client, attempts),
     ):
-        leaving = threading.Timer(0.5, other.reset)
+
+        def leave() -> None:
+            servers.until(lambda: attempts.statuses)
+            other.reset()
+
+        leaving = threading.Thread(target=leave)
         leaving.start()
         file = client.files.create(file=("a.png", PNG), purpose="vision")
         leaving.join()
@@ -210,7 +212,7 @@ def test_slow_client_loses_its_slot(
         assert answer.header("x-should-retry") == "false"
         assert answer.header("connection") == "close"
         servers.until(server.is_clean, timeout_s=10)
-        assert servers.put_file(server, PNG).status == 200
+        servers.until(lambda: servers.put_file(server, PNG).status == 200, timeout_s=10)
 
 
 def trickle(client: RawClient, stop: threading.Event) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import servers
 from mediagate.core.errors import MediagateError
 from mediagate.gateway.proxy import REPLAY_BYTES, Proxy
 from mediagate.testing.upstream import SSE_HEAD, Received, RecordingUpstream
@@ -575,18 +576,13 @@ async def test_client_that_leaves_mid_small_body_never_reaches_the_upstream(
 # The upstream fails
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 async def test_refused_connection_is_502_and_the_client_may_go_on() -> None:
-    async with proxied(f"http://127.0.0.1:{free_port()}") as address, connected(address) as client:
-        await client.send(post("/v1/chat/completions", b"{}"))
-        first = await client.answer()
-        await client.send(get("/v1/models"))
-        second = await client.answer()
+    with servers.reserved_port() as port:
+        async with proxied(f"http://127.0.0.1:{port}") as address, connected(address) as client:
+            await client.send(post("/v1/chat/completions", b"{}"))
+            first = await client.answer()
+            await client.send(get("/v1/models"))
+            second = await client.answer()
 
     assert [first.status, second.status] == [502, 502]
     assert code(first.body) == "upstream_unreachable"

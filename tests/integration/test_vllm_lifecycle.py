@@ -91,7 +91,7 @@ def kept(newest: VllmServer) -> Kept:
     sound = asker.upload(SOUND)
     with contextlib.ExitStack() as stack:
         for _ in range(SLOTS - 1):
-            begin_upload(stack.enter_context(RawClient(newest)))
+            stack.enter_context(uploading(newest))
         begin_answer(stack.enter_context(RawClient(newest)), by_id(sound, SOUND).part)
         servers.until(lambda: sum(n.endswith(".partial") for n in newest.on_disk()) == SLOTS - 1)
         assert newest.leases() == 1
@@ -106,10 +106,9 @@ def oldest(kept: Kept, store: Path) -> Iterator[VllmServer]:
         yield started
 
 
-def begin_upload(client: RawClient, size_bytes: int = 64 * MIB) -> None:
-    """Send the beginning of a file."""
-    client.send_head("PUT", "/v1/files?filename=a.png", f"Content-Length: {size_bytes}")
-    client.send(IMAGE.data + bytes(MIB))
+def uploading(server: VllmServer) -> contextlib.AbstractContextManager[RawClient]:
+    """Somebody who has sent the beginning of a file."""
+    return servers.slot_taken(server, IMAGE.data + bytes(MIB), size_bytes=64 * MIB)
 
 
 def begin_answer(client: RawClient, part: Mapping[str, object]) -> None:
@@ -227,13 +226,25 @@ def test_who_waits_to_be_asked_for_the_body_is_not_asked(server: VllmServer) -> 
 
 @contextlib.contextmanager
 def slots_taken(server: VllmServer) -> Iterator[list[RawClient]]:
-    """Others send, slowly; they send something again whenever it is asked for, so that nobody gives them up."""
+    """Others send, slowly, but often enough that nobody gives them up."""
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.wait(IDLE_S / 10):
+            for client in clients:
+                with contextlib.suppress(OSError):  # a test may have closed one
+                    client.send(b"\0")
+
     with contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(RawClient(server)) for _ in range(SLOTS)]
-        for client in clients:
-            begin_upload(client)
-        servers.until(lambda: server.usage()[1] == SLOTS)
-        yield clients
+        clients = [stack.enter_context(uploading(server)) for _ in range(SLOTS)]
+        thread = threading.Thread(target=go_on)
+        thread.start()
+        try:
+            servers.until(lambda: server.usage()[1] == SLOTS)
+            yield clients
+        finally:
+            over.set()
+            thread.join()
 
 
 @pytest.mark.parametrize("how", HOW)
@@ -306,8 +317,7 @@ def test_the_official_client_reads_that_it_is_too_much(server: VllmServer, spars
 
 def test_a_client_that_stalls_is_given_up(server: VllmServer) -> None:
     """P10."""
-    with RawClient(server) as client:
-        begin_upload(client)
+    with uploading(server) as client:
         began = time.monotonic()
         answer = client.read_answer()
 
@@ -319,8 +329,7 @@ def test_a_client_that_stalls_is_given_up(server: VllmServer) -> None:
 @pytest.mark.parametrize("how", ["reset", "close"])
 def test_a_client_that_leaves_leaves_nothing(server: VllmServer, how: str) -> None:
     """H22, P2."""
-    with RawClient(server) as client:
-        begin_upload(client)
+    with uploading(server) as client:
         servers.until(lambda: server.usage()[1] == 1)
         client.reset() if how == "reset" else client.close()
 
