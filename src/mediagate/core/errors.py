@@ -32,7 +32,8 @@
     ├── RangeNotSatisfiable       range_not_satisfiable
     ├── Unavailable
     │   ├── NoSlot                too_many_uploads          try again after `retry_after_s`
-    │   └── StoreBusy             store_busy                the index did not answer in time
+    │   ├── StoreBusy             store_busy                the index did not answer in time
+    │   └── LookupsBusy           lookups_busy              slow names of others keep all threads
     ├── InsufficientStorage       insufficient_storage      no quota, nothing to evict, or no disk
     ├── NotSupported              not_supported
     ├── UpstreamUnreachable       upstream_unreachable
@@ -274,6 +275,12 @@ class StoreBusy(Unavailable):
     """The index did not answer in time."""
 
     code = "store_busy"
+
+
+class LookupsBusy(Unavailable):
+    """Host names of other requests keep all those busy that look them up."""
+
+    code = "lookups_busy"
 
 
 class InsufficientStorage(MediagateError):

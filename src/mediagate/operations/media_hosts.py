@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from mediagate.core.errors import SourceNotAllowed
+from mediagate.core.errors import LookupsBusy, SourceNotAllowed
 from mediagate.core.media_hosts import MediaHosts
 from mediagate.core.urls import Address
 
@@ -22,6 +22,9 @@ THREADS = 8
 
 MAX_HOSTS = 32
 """Names that one request may have looked up."""
+
+AT_ONCE = 4
+"""Of which at a time: slow names of one request leave threads to the next."""
 
 MAX_CACHED = 1024
 
@@ -86,6 +89,7 @@ class HostLookup:
         Raises:
             SourceNotAllowed: One cannot be resolved in time, or has an address that is neither listed nor public; or
                 they are too many.
+            LookupsBusy: Slow names of other requests kept all threads busy.
         """
         if len(names) > MAX_HOSTS:
             message = (
@@ -93,7 +97,13 @@ class HostLookup:
                 "operator of this server. Upload files with POST /v1/files and name them by id."
             )
             raise SourceNotAllowed(message, param=list(names.values())[MAX_HOSTS])
-        found = await asyncio.gather(*map(self._addresses, names))
+        turns = asyncio.Semaphore(AT_ONCE)
+
+        async def addresses_of(host: str) -> Collection[Address]:
+            async with turns:
+                return await self._addresses(host)
+
+        found = await asyncio.gather(*map(addresses_of, names))
         for (host, param), addresses in zip(names.items(), found, strict=True):
             self.hosts.check_addresses(host, addresses, param=param)
 
@@ -113,12 +123,21 @@ class HostLookup:
         return await asyncio.shield(task)  # others may wait for the same name
 
     async def _look_up(self, host: str) -> Collection[Address]:
-        """The addresses of a name; none: it cannot be resolved, or not in time."""
+        """The addresses of a name; none: it cannot be resolved, or not in time.
+
+        Raises:
+            LookupsBusy: Its time passed before anybody began.
+        """
+        looking = self._pool.submit(self._resolve, host)
         try:
             async with asyncio.timeout(self._timeout_s):
                 # Given up: one that has not begun never does, and what another one finds is not heard.
-                addresses = await asyncio.wrap_future(self._pool.submit(self._resolve, host))
-        except OSError:  # TimeoutError is one
+                addresses = await asyncio.wrap_future(looking)
+        except TimeoutError:
+            if looking.cancelled():
+                raise LookupsBusy("Host names are looked up slowly just now; try again.") from None
+            return ()
+        except OSError:
             return ()
         finally:
             del self._running[host]

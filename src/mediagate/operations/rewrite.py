@@ -47,7 +47,7 @@ from mediagate.dialects.parts import (
     spellings,
     type_of,
 )
-from mediagate.dialects.strict_json import Path, Span, parse_object, spans
+from mediagate.dialects.strict_json import Path, Span, json_path, parse_object, spans
 from mediagate.media.sniff import HEAD_BYTES, MEDIA_TYPES, sniff
 from mediagate.operations.deliver import Piece
 
@@ -212,6 +212,9 @@ def plan(raw: bytes, found: Found, names: CacheNames | None, accepted: Accepted 
         for each in found.fields
         if (site := sites.get(each.path)) and (new := _respelled(each, site, accepted))
     ]
+    if len(respelled) > MAX_REFERENCES:
+        message = f"A request holds at most {MAX_REFERENCES} media that have to be written anew."
+        raise InvalidValue(message, param=json_path(respelled[MAX_REFERENCES].site.value))
     rewritten = [each.site for each in named if each.site] + [each.site for each in respelled]
     if not accepted.others:
         refuse_two(_media_sites(found, sites), {site.path for site in rewritten})

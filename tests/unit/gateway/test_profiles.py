@@ -15,6 +15,7 @@ from mediagate.core.engines import Engine
 from mediagate.core.errors import (
     BodyTooLarge,
     InvalidReference,
+    InvalidValue,
     MediagateError,
     MediaKindMismatch,
     NotTakenByEngine,
@@ -39,6 +40,7 @@ from mediagate.operations.deliver import (
     UrlDelivery,
     positions,
 )
+from mediagate.operations.rewrite import MAX_REFERENCES
 from resolving import (
     GIF,
     IMAGE,
@@ -798,6 +800,18 @@ async def test_files_of_one_request_are_counted_together(executor: Executor) -> 
     assert one == ["data"]
     assert isinstance(error, BodyTooLarge)
     assert error.param == "messages[0].content[1].image_url.url"
+
+
+async def test_only_so_many_media_are_written_anew(executor: Executor) -> None:
+    """Each of them costs more than it cost to send it."""
+    bench = bench_of(executor, Engine.TGI)
+    parts = [{"type": "image_url", "image_url": "https://a.com/x"}] * (MAX_REFERENCES + 1)
+
+    error = await bench.refusal(chat(*parts))
+
+    assert isinstance(error, InvalidValue)
+    assert error.param == f"messages[0].content[{MAX_REFERENCES}].image_url"
+    assert b'{"url":"https://a.com/x"}' in await bench.body(chat(*parts[1:]))
 
 
 async def test_first_file_fits_and_the_next_goes_by_url(executor: Executor) -> None:

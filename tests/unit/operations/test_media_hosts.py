@@ -8,11 +8,17 @@ from ipaddress import ip_address
 
 import pytest
 
-from mediagate.core.errors import SourceNotAllowed
+from mediagate.core.errors import LookupsBusy, SourceNotAllowed
 from mediagate.core.media_hosts import MediaHosts
 from mediagate.core.urls import Address
 from mediagate.operations import media_hosts
-from mediagate.operations.media_hosts import MAX_HOSTS, THREADS, HostLookup, getaddrinfo
+from mediagate.operations.media_hosts import (
+    AT_ONCE,
+    MAX_HOSTS,
+    THREADS,
+    HostLookup,
+    getaddrinfo,
+)
 from stores import Clock
 
 PARAM = "messages[0].content[1].image_url.url"
@@ -156,24 +162,49 @@ async def test_a_name_that_is_not_resolved_in_time_is_refused(zone: Zone) -> Non
     lookup.close()
 
 
-async def test_names_that_nobody_waits_for_any_more_are_not_looked_up(zone: Zone) -> None:
-    """Slow names take up threads; what queued up behind them must not keep those busy ever after."""
+async def all_busy(lookup: HostLookup, zone: Zone) -> list[str]:
+    """Names that take up all threads, until their event is set; several requests, as one alone may not."""
     slow = [f"slow{n}.com" for n in range(THREADS)]
     zone.slow = dict.fromkeys(slow, threading.Event())
     zone.addresses |= {name: [PUBLIC] for name in slow}
+    for first in range(0, THREADS, AT_ONCE):
+        await refusal(lookup, *slow[first : first + AT_ONCE])
+    return slow
+
+
+async def test_names_that_nobody_waits_for_any_more_are_not_looked_up(zone: Zone) -> None:
+    """Slow names take up threads; what queued up behind them must not keep those busy ever after."""
     lookup = HostLookup(MediaHosts(), resolve=zone, timeout_s=0.05)
-    await refusal(lookup, *slow, "a.com")
+    slow = await all_busy(lookup, zone)
+    with pytest.raises(LookupsBusy):
+        await lookup.check({"a.com": PARAM})
 
     zone.slow[slow[0]].set()
 
     while True:  # until a thread is free
         try:
             await lookup.check({"b.com": PARAM})
-        except SourceNotAllowed:
+        except LookupsBusy:
             continue
         break
     assert "a.com" not in zone.asked
     lookup.close()
+
+
+async def test_slow_names_of_one_request_leave_threads_to_others(
+    lookup: HostLookup, zone: Zone
+) -> None:
+    slow = [f"slow{n}.com" for n in range(THREADS)]
+    zone.slow = dict.fromkeys(slow, threading.Event())
+    zone.addresses |= {name: [PUBLIC] for name in slow}
+    check = asyncio.create_task(lookup.check(dict.fromkeys(slow, PARAM)))
+    await zone.until_asked()
+
+    await lookup.check({"b.com": PARAM})
+
+    assert len(zone.asked) == AT_ONCE + 1
+    zone.slow[slow[0]].set()
+    await check
 
 
 async def test_the_event_loop_runs_on_while_names_are_looked_up(
