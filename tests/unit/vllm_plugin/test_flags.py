@@ -317,11 +317,10 @@ from mediagate.config import Config
 from mediagate.vllm_plugin import flags
 
 directory = flags.open_handed_on(Config(file_upload_dir=Path(sys.argv[1])))
-child = os.fork()
-if child == 0:
+if os.fork() == 0:
+    print(os.getpid(), flush=True)  # by itself, and so when all is done that is done at a fork
     sys.stdin.read()  # until the test is over
     os._exit(0)
-print(child, flush=True)
 os.wait()
 """
 
