@@ -542,7 +542,9 @@ def test_interrupt_leaves_nothing(tmp_path: Path, links: Path) -> None:
         engine.server.handlers["/v1/chat/completions"] = think
         process = subprocess.Popen(
             [
-                *(servers.MEDIAGATE, "doctor", "--upstream", engine.url, "--port", "0"),
+                # What a shell runs in the background ignores SIGINT, and hands that on.
+                *("env", "--default-signal=INT", servers.MEDIAGATE, "doctor"),
+                *("--upstream", engine.url, "--port", "0"),
                 *("--file-upload-dir", str(store), "--media-path", str(links)),
             ],
             stdout=subprocess.PIPE,
