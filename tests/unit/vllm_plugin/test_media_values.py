@@ -162,7 +162,8 @@ def test_size_of_an_image_is_what_pillow_takes_for_it() -> None:
     assert len(lines) == len(modes)
     for line in lines:
         mode, told, taken = line.split()
-        assert int(told) == pytest.approx(int(taken), rel=0.05), mode
+        # The kernel gives memory in whole pages, large ones at times.
+        assert int(told) == pytest.approx(int(taken), rel=0.05, abs=512 * 1024), mode
 
 
 _MEASURE = """
