@@ -162,8 +162,7 @@ def test_size_of_an_image_is_what_pillow_takes_for_it() -> None:
     assert len(lines) == len(modes)
     for line in lines:
         mode, told, taken = line.split()
-        # The kernel gives memory in whole pages, large ones at times.
-        assert int(told) == pytest.approx(int(taken), rel=0.05, abs=512 * 1024), mode
+        assert int(told) == pytest.approx(int(taken), rel=0.05), mode
 
 
 _MEASURE = """
@@ -182,7 +181,8 @@ def resident_bytes():
 kept = []
 for mode in ["1", *sys.argv[1:]]:  # the first one pays for what Pillow loads late
     before = resident_bytes()
-    kept.append(Image.new(mode, (2001, 2000), 1 if mode == "P" else "white"))
+    # So large that what the allocator and the kernel take beside it, 200 KB and more, does not show.
+    kept.append(Image.new(mode, (3001, 3000), 1 if mode == "P" else "white"))
     if kept[1:]:
         print(mode, size_of(kept[-1]), resident_bytes() - before)
 """
