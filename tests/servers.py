@@ -536,7 +536,8 @@ def slot_taken(
 
     An upload that was given up just before may still hold its slot when nothing else is left of it: then once more.
     """
-    client = until(lambda: _with_slot(server, f"Content-Length: {size_bytes}", *lines))
+    lines = (f"Content-Length: {size_bytes}", *lines)
+    client = until(lambda: _with_slot(server, *lines), timeout_s=10)
     with client:
         client.send(begun)
         yield client
