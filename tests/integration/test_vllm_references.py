@@ -361,13 +361,12 @@ def test_damaged_media(server: VllmServer, asker: Asker, name: str, stream: bool
 def test_what_becomes_of_a_file_does_not_concern_a_question_that_runs(
     server: VllmServer, asker: Asker, how: str
 ) -> None:
-    """P5."""
+    """P5. The answer is longer than what holds unread, so that it cannot end before it is read."""
     file_id = asker.upload(IMAGE)
-    question = chat(
-        by_id(file_id, IMAGE).part, max_tokens=400, ignore_eos=True, stream=True, seed=1
-    )
-    body = json.dumps(question).encode()
-    with RawClient(server) as client:
+    more = {"n": 16, "temperature": 1, "logprobs": True, "top_logprobs": 20}
+    question = chat(by_id(file_id, IMAGE).part, max_tokens=300, ignore_eos=True, stream=True)
+    body = json.dumps(question | more).encode()
+    with RawClient(server, receive_buffer=4096) as client:
         client.send_head(
             *("POST", CHAT, f"Authorization: Bearer {KEY}", "Content-Type: application/json"),
             *(f"Content-Length: {len(body)}", "Connection: close"),
