@@ -397,6 +397,7 @@ def left_out_region() -> str:
             ("Responses", profile.responses_types),
             ("Messages", profile.messages_types),
             ("results of tools in Messages", profile.result_types),
+            ("`source` in Messages", profile.source_types),
         ):
             if types is not None:
                 shown = ", ".join(f"`{each}`" for each in sorted(types))

@@ -85,6 +85,7 @@ class Accepted:
         others: What may stand where none of `parts` is meant; empty: every part has to become one of `parts`.
         types: Of the content parts that it reads; None: it refuses itself what it does not read.
         result_types: The same for the parts of what a tool returned (Messages).
+        source_types: The same for the `source` of an image (Messages).
         max_body_bytes: Longest request; None: nobody knows of a limit.
         max_inline_bytes: Longest `data:` URI, or base64.
         max_download_bytes: Largest media that it fetches.
@@ -97,6 +98,7 @@ class Accepted:
     others: Collection[Source] = ()
     types: frozenset[str] | None = None
     result_types: frozenset[str] | None = None
+    source_types: frozenset[str] | None = None
     max_body_bytes: int | None = None
     max_inline_bytes: int | None = None
     max_download_bytes: int | None = None
@@ -200,6 +202,9 @@ class Spelling:
 
 _CONTENT = frozenset({"content", "input", "output", "prompt", "system"})
 
+_SOURCE_KEYS = {"base64": "data", "url": "url"}
+"""Where the media stands in a `source`, by its type."""
+
 _PART_DEPTH = len(("messages", 0, "content", 0))
 """Steps to a part of a message; one of what a tool returned is deeper."""
 
@@ -268,7 +273,8 @@ def refuse_dropped(body: Mapping[str, Any], accepted: Accepted, written: Collect
     Raises:
         NotTakenByEngine: There is such a part.
     """
-    if accepted.types is None and accepted.result_types is None:
+    judging = (accepted.types, accepted.result_types, accepted.source_types)
+    if not any(each is not None for each in judging):
         return
     for path, part in content_parts(body):
         types = accepted.types if len(path) == _PART_DEPTH else accepted.result_types
@@ -279,6 +285,27 @@ def refuse_dropped(body: Mapping[str, Any], accepted: Accepted, written: Collect
                 f"It reads parts of type {known}."
             )
             raise NotTakenByEngine(message, param=json_path((*path, "type")))
+        if accepted.source_types is not None and type_of(part) == "image":
+            _refuse_dropped_source(part.get("source"), accepted.source_types, accepted, path)
+
+
+def _refuse_dropped_source(
+    source: object, types: frozenset[str], accepted: Accepted, path: Path
+) -> None:
+    """Refuse an image whose `source` the engine cannot use; one of a file is about to become base64."""
+    source = source if isinstance(source, dict) else {}
+    name = type_of(source)
+    media = source.get(_SOURCE_KEYS.get(name, ""))
+    if name == "file" or (name in types and isinstance(media, str)):
+        return
+    known = " or ".join(
+        f'{{"type": "{each}", "{_SOURCE_KEYS[each]}": "…"}}' for each in sorted(types)
+    )
+    message = (
+        f"{accepted.engine} would leave this image out and answer as if it were not there. "
+        f"It reads {known}, or name a file that was uploaded."
+    )
+    raise NotTakenByEngine(message, param=json_path((*path, "source")))
 
 
 def refuse_two(sites: Collection[Site], written: Collection[Path]) -> None:

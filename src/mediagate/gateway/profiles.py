@@ -4,7 +4,7 @@ Read in the sources of the version that a row names, or run. `docs/reference/eng
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mediagate.core.engines import Engine
 from mediagate.core.files import MediaKind
@@ -27,6 +27,7 @@ _OPENAI_SOUNDS = frozenset({"audio/wav", "audio/mpeg"})
 _JPEG_PNG_WEBP = frozenset({"image/jpeg", "image/png", "image/webp"})
 _TEXT = frozenset({"text"})
 _TEXT_IMAGE = frozenset({"text", "image"})
+_BASE64_URL = frozenset({"base64", "url"})
 _TRANSFORMERS_TYPES = frozenset(
     {"text", "input_text", "output_text", "image_url", "input_image", "audio_url", "input_audio"}
     | {"video_url"}
@@ -49,6 +50,7 @@ class Profile:
         responses_types: The same for those of Responses.
         messages_types: The same for the blocks of Messages.
         result_types: The same for the blocks of what a tool returned (Messages).
+        source_types: The same for the `source` of an image (Messages).
         max_body_bytes: Longest request that it reads.
         max_inline_bytes: Longest `data:` URI, or base64.
         max_download_bytes: Largest media that it fetches.
@@ -71,6 +73,7 @@ class Profile:
     responses_types: frozenset[str] | None = None
     messages_types: frozenset[str] | None = None
     result_types: frozenset[str] | None = None
+    source_types: frozenset[str] | None = None
     max_body_bytes: int | None = None
     max_inline_bytes: int | None = None
     max_download_bytes: int | None = None
@@ -88,10 +91,10 @@ class Profile:
                 parts = {**(self.chat or {}), **(parts or {})}
             return self._accepted(parts, has_parts=False, types=self.responses_types)
         if dialect is anthropic_messages.find:
-            parts, types = _only_images(self.messages), self.messages_types
-            return self._accepted(
-                parts, has_parts=False, types=types, result_types=self.result_types
+            accepted = self._accepted(
+                _only_images(self.messages), has_parts=False, types=self.messages_types
             )
+            return replace(accepted, result_types=self.result_types, source_types=self.source_types)
         return self._accepted(self.chat, has_parts=True, types=self.chat_types)
 
     def _accepted(
@@ -100,14 +103,12 @@ class Profile:
         *,
         has_parts: bool,
         types: frozenset[str] | None,
-        result_types: frozenset[str] | None = None,
     ) -> Accepted:
         return Accepted(
             engine=self.title,
             parts=parts or {},
             others=ANYTHING.others if parts is None else (),
             types=types,
-            result_types=result_types,
             max_body_bytes=self.max_body_bytes,
             max_inline_bytes=self.max_inline_bytes,
             max_download_bytes=self.max_download_bytes,
@@ -191,6 +192,7 @@ _ROWS = (
         responses=(_FILE, _HTTP, _DATA),
         messages=(_BASE64,),
         result_types=_TEXT_IMAGE | {"tool_reference", "search_result"},
+        source_types=_BASE64_URL,
         max_download_bytes=64 * MIB,
         download_s="images 3, audio 5, videos 10",
         endpoints=(
@@ -212,6 +214,7 @@ _ROWS = (
         responses=(),
         messages=(_BASE64,),
         result_types=_TEXT_IMAGE,
+        source_types=_BASE64_URL,
         endpoints=("/v1/chat/completions", "/v1/messages", "/generate", "/v1/chat/interactive"),
         fetches="http(s) from public addresses, at most 3 redirects, each judged again. It opens any path that it is "
         "given, without a flag.",
@@ -230,6 +233,7 @@ _ROWS = (
         messages=(_BASE64,),
         messages_types=frozenset({"text", "image", "tool_use", "tool_result", "thinking"}),
         result_types=_TEXT_IMAGE,
+        source_types=_BASE64_URL,
         max_body_bytes=100 * MIB,
         max_download_bytes=10 * MIB,
         download_s="10",
@@ -367,6 +371,7 @@ _ROWS = (
         ),
         messages_types=frozenset({"text", "image", "tool_use", "tool_result", "thinking"}),
         result_types=_TEXT,
+        source_types=frozenset({"base64"}),
         max_body_bytes=15_000_000,
         download_s="30",
         endpoints=("/v1/chat/completions", "/v1/responses", "/v1/messages", "/api/chat"),

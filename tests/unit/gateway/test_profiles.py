@@ -645,6 +645,46 @@ async def test_block_that_would_be_left_out_of_messages_is_refused(
     assert error.param == f"messages[0].content[0].{param}"
 
 
+def sourced(source: object) -> dict[str, Any]:
+    return {"type": "image", "source": source}
+
+
+BY_URL = sourced({"type": "url", "url": URL})
+WITHOUT_MEDIA = [
+    {"type": "image"},
+    *map(sourced, (None, {}, {"type": "base64"}, {"type": "url"}, {"type": "url", "url": None})),
+    sourced({"type": "bytes", "data": PICTURE}),
+]
+DROPPERS = (Engine.SGLANG, Engine.LMDEPLOY, Engine.LLAMA_SERVER, Engine.LOCALAI)
+
+
+@pytest.mark.parametrize(
+    ("engine", "image"),
+    [(Engine.LOCALAI, BY_URL)] + [(engine, each) for engine in DROPPERS for each in WITHOUT_MEDIA],
+)
+async def test_image_of_messages_that_would_be_left_out_for_its_source_is_refused(
+    executor: Executor, engine: Engine, image: dict[str, Any]
+) -> None:
+    error = await bench_of(executor, engine, dialect=MESSAGES).refusal(chat(image))
+
+    assert isinstance(error, NotTakenByEngine)
+    assert error.param == "messages[0].content[0].source"
+
+
+@pytest.mark.parametrize(
+    ("engine", "image"),
+    [(engine, BY_URL) for engine in sorted({*DROPPERS, Engine.VLLM} - {Engine.LOCALAI})]
+    + [(engine, INLINE) for engine in DROPPERS]
+    + [(Engine.VLLM, each) for each in WITHOUT_MEDIA[:1]],
+)
+async def test_image_of_messages_that_its_engine_reads_or_refuses_itself_stays_as_it_is(
+    executor: Executor, engine: Engine, image: dict[str, Any]
+) -> None:
+    body = await bench_of(executor, engine, dialect=MESSAGES).body(chat(image))
+
+    assert body == chat(image)
+
+
 OF_MESSAGES = {
     *(Engine.VLLM, Engine.SGLANG, Engine.LMDEPLOY, Engine.LLAMA_SERVER, Engine.OLLAMA),
     *(Engine.MISTRAL_RS, Engine.LOCALAI, Engine.DYNAMO),
