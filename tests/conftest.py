@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from conformance import Recorder, cited
 
@@ -24,8 +24,14 @@ if os.geteuid() != 0:
     LEFT_OUT.append("root")
 
 # The same examples each time, so that a run says something of the change and not of the dice. For others:
-# --hypothesis-profile=default.
-settings.register_profile("same", derandomize=True, database=None)
+# --hypothesis-profile=default. How long one takes says something of the machine only.
+settings.register_profile(
+    "same",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("same")
 
 _not_run: pytest.StashKey[Counter[str]] = pytest.StashKey()

@@ -234,4 +234,4 @@ def test_litellm_takes_a_listing_that_answers_404_for_no_files_api(
                 upload()
         else:
             assert upload().bytes == len(clip.data)
-        assert f"GET /v1/files {status or 200}" in gateway.log()
+        servers.until(lambda: f"GET /v1/files {status or 200}" in gateway.log(), timeout_s=10)

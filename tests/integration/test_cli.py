@@ -284,19 +284,20 @@ def test_api_key_comes_from_flag_or_environment_but_not_from_the_servers_variabl
 
 def test_reader_that_leaves_ends_the_command_quietly(gateway: Served, clip: Path) -> None:
     upload(gateway, clip)
-    listing = subprocess.Popen(
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    listing = subprocess.run(
         [MEDIAGATE, "files", "list"],
         env=clean_environment({"MEDIAGATE_SERVER": gateway.url}),
-        stdout=subprocess.PIPE,
+        stdout=writer,
         stderr=subprocess.PIPE,
+        timeout=TIMEOUT_S,
+        check=False,
     )
-    assert listing.stdout is not None
-    listing.stdout.close()
 
-    listing.stdout = None
-    _, said = listing.communicate(timeout=TIMEOUT_S)
-
-    assert (listing.returncode, said) == (141, b"")
+    os.close(writer)
+    assert (listing.returncode, listing.stderr) == (141, b"")
 
 
 def test_interrupted_upload_ends_quietly_and_leaves_nothing(clip: Path) -> None:

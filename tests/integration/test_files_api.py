@@ -714,7 +714,7 @@ def test_slow_reader_holds_up_nobody_and_costs_little_memory(gateway: Server) ->
     grown = _rss_bytes(gateway) - before
     for client in clients:
         client.reset()
-    assert elapsed_s < 1
+    assert elapsed_s < 10  # a server that they hold up is held up for a minute
     assert grown < 8 * 2 * MIB
 
 

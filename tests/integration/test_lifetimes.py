@@ -15,7 +15,8 @@ pytestmark = pytest.mark.media
 
 MIB = 1024**2
 PNG = corpus.png_pixel()
-TTL_S = 2
+TTL_S = 3
+"""The first one may be a second shorter, as creation is told in whole seconds: two are left for a slow machine."""
 
 
 def padded(size_bytes: int) -> bytes:
@@ -82,11 +83,11 @@ def test_use_prolongs_and_a_look_does_not(hasty: Server) -> None:
     used_by_download, used_by_chat, looked_at = (servers.upload(hasty, PNG)["id"] for _ in range(3))
     began = time.monotonic()
     while time.monotonic() - began < TTL_S * 1.5:
-        time.sleep(TTL_S / 4)
         assert servers.get(hasty, f"/v1/files/{used_by_download}/content").status == 200
         assert servers.chat(hasty, image(used_by_chat)).status == 200
         servers.get(hasty, f"/v1/files/{looked_at}")
         servers.list_ids(hasty)
+        time.sleep(0.5)
 
     assert is_there(hasty, used_by_download)
     assert is_there(hasty, used_by_chat)
@@ -129,7 +130,7 @@ def test_expired_bytes_leave_the_disk_without_any_traffic(tmp_path: Path) -> Non
 
         servers.until(lambda: len(server.on_disk()) == 1, timeout_s=20)
 
-        servers.until(lambda: server.usage() == (len(PNG), 1), timeout_s=2)
+        servers.until(lambda: server.usage() == (len(PNG), 1), timeout_s=10)
         assert servers.list_ids(server) == [kept["id"]]
 
 

@@ -108,6 +108,8 @@ def test_every_client_takes_the_same_steps_and_sees_the_same(
 
         lines = run(*command, *urls, clip, large).splitlines()
 
+        servers.until(lambda: "POST /v1/files 507" in full.log())
+        servers.until(lambda: server.log().count("POST /v1/files 413") > refused_before)
         # Each client read the refusal at its first try, while it was still sending, and left it at that.
         assert server.log().count("POST /v1/files 413") == refused_before + 1
         assert full.log().count("POST /v1/files 507") == 1

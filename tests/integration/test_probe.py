@@ -381,8 +381,9 @@ def _hanging(pid_file: Path) -> tuple[str, ...]:
 
 
 async def _pids(pid_file: Path) -> list[int]:
-    while not pid_file.exists() or not pid_file.read_text().endswith(" "):
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(20):
+        while not pid_file.exists() or not pid_file.read_text().endswith(" "):
+            await asyncio.sleep(0.01)
     return [int(pid) for pid in pid_file.read_text().split()]
 
 
@@ -403,9 +404,10 @@ def _is_zombie(pid: int) -> bool:
 
 async def test_hanging_child_is_killed_at_the_timeout(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
-    prober = Prober(timeout_s=1, command=_hanging(pid_file))
+    # Time enough for the child to tell its process id first.
+    prober = Prober(timeout_s=3, command=_hanging(pid_file))
 
-    with pytest.raises(UnreadableMedia, match="within 1 seconds"):
+    with pytest.raises(UnreadableMedia, match="within 3 seconds"):
         await prober.probe(corpus.encode_image().write(tmp_path), mime_type="image/png")
 
     await _gone(await _pids(pid_file))
@@ -432,8 +434,12 @@ async def test_no_more_children_run_than_are_allowed(tmp_path: Path) -> None:
     logs = tmp_path / "log"
     source = (
         "import os, time\n"
-        f"log = os.open({str(logs)!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT)\n"
-        "os.write(log, b'+'); time.sleep(0.1); os.write(log, b'-')"
+        f"log = os.open({str(logs)!r}, os.O_RDWR | os.O_APPEND | os.O_CREAT)\n"
+        "os.write(log, b'+')\n"
+        "for _ in range(500):\n"  # the first one gives the second time to start
+        "    if os.pread(log, 99, 0).count(b'+') > 1: break\n"
+        "    time.sleep(0.01)\n"
+        "time.sleep(0.1); os.write(log, b'-')"
     )
     prober = Prober(max_children=2, command=child(source))
 

@@ -509,13 +509,13 @@ WORDS = [data[: random.Random(name).randint(2, 40)] for name, data in corpus.HOS
 @given(st.binary(max_size=200), st.booleans())
 @example(b"\xff\xd8\xff\xdb", True)
 @example(b"\xff\xd8\xff\xdb\0\x43", False)
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_no_bytes_raise(data: bytes, is_whole: bool) -> None:
     assert re.fullmatch(r"[a-z]+/[a-z0-9.+-]+", sniff(data, is_whole=is_whole))
 
 
 @given(st.sampled_from(WORDS), st.binary(max_size=600), st.booleans())
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_no_bytes_behind_a_first_word_raise(word: bytes, data: bytes, is_whole: bool) -> None:
     found = sniff(word + data, is_whole=is_whole)
 

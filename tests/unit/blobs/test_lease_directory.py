@@ -446,7 +446,11 @@ async def test_many_that_start_at_once_agree(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
 
-    ends = [process.communicate("go\n") for process in processes]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    ends = [process.communicate() for process in processes]
 
     assert [process.returncode for process in processes] == [0, 0, 0], ends
 

@@ -181,7 +181,7 @@ def test_a_body_with_many_numbers_is_still_one_json_object(end: bytes) -> None:
         parse_object(b'{"a":[' + b"1," * MAX_MEMBERS + b"1]}" + end)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(OBJECTS)
 def test_an_ordinary_object_is_read_as_everybody_reads_it(body: dict[str, Any]) -> None:
     raw = json.dumps(body).encode()
@@ -189,7 +189,6 @@ def test_an_ordinary_object_is_read_as_everybody_reads_it(body: dict[str, Any]) 
     assert parse_object(raw) == json.loads(raw)
 
 
-@settings(deadline=None)
 @given(OBJECTS, st.booleans(), st.sampled_from([None, 1, "\t"]), st.data())
 def test_every_span_holds_exactly_its_value_and_its_key(
     body: dict[str, Any], ascii_only: bool, indent: Any, data: st.DataObject

@@ -175,7 +175,7 @@ async def test_queue_behind_a_lock_does_not_wait_one_after_the_other(path: Path)
     blocker = sqlite3.connect(path, isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
 
-    async with asyncio.timeout(2):  # one after the other would take 10 s
+    async with asyncio.timeout(5):  # one after the other would take 10 s
         await asyncio.gather(
             *(index.delete(file.id, scope=OURS, now=NOW) for _ in range(50)),
             return_exceptions=True,

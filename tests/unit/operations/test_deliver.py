@@ -2,7 +2,7 @@ import base64
 from collections.abc import AsyncIterator, Iterable, Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mediagate.core.errors import FileNotFound, InternalError
@@ -90,7 +90,6 @@ async def sent(pieces: Sequence[Piece], reader: Chunks) -> bytes:
     return b"".join([chunk async for chunk in stream(pieces, open_blob=open_blob)])
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=9), max_size=12))
 async def test_every_split_into_chunks_gives_the_same_base64(chunks: list[bytes]) -> None:
     blob = b"".join(chunks)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mediagate.core.errors import (
@@ -204,7 +204,6 @@ PARTS = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.lists(PARTS, max_size=4), max_size=3),
     st.booleans(),
@@ -643,7 +642,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(JSON)
 async def test_names_are_changed_everywhere_and_nothing_else(
     executor: Executor, value: object

@@ -92,8 +92,8 @@ async def test_silence_ends_the_patience() -> None:
 
 async def test_trickle_ends_the_patience() -> None:
     """P10: each chunk in time, all of them too slow."""
-    patience = Patience(idle_timeout_s=0.05, min_bytes_per_s=10_000, deadline_s=10)
-    client = Client(*[b"x"] * 100, pause_s=0.01)
+    patience = Patience(idle_timeout_s=0.5, min_bytes_per_s=10_000, deadline_s=10)
+    client = Client(*[b"x"] * 100, pause_s=0.02)
 
     with pytest.raises(ReceiveTimeout, match="slowly"):
         await collect(body(client, patience=patience).chunks())
