@@ -397,10 +397,15 @@ def left_out_region() -> str:
             ("Responses", profile.responses_types),
             ("Messages", profile.messages_types),
             ("results of tools in Messages", profile.result_types),
+            ("outputs of tools in Responses", profile.output_types),
+            ("`input` of Responses, beside messages", profile.flat_types),
             ("`source` in Messages", profile.source_types),
+            ("roles of messages with media in chat completions", profile.chat_roles),
+            ("roles of messages with media in Responses", profile.responses_roles),
+            ("keys beside a prompt that name a file", profile.beside or None),
         ):
             if types is not None:
-                shown = ", ".join(f"`{each}`" for each in sorted(types))
+                shown = ", ".join(f"`{each}`" for each in sorted(types)) or "none"
                 lines.append(f"| {profile.title} | {name} | {shown} |")
     return "\n".join(lines)
 

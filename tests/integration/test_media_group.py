@@ -4,7 +4,9 @@ The other users are real: each step is a program that runs under their uid, thei
 entry in the system's tables.
 """
 
+import asyncio
 import contextlib
+import json
 import os
 import shutil
 import stat
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+import servers
 import stores
 from mediagate.blobs.directory import DirectoryError, StoreDirectory
 from mediagate.blobs.layout import INDEX, MARKER
@@ -27,7 +30,9 @@ from mediagate.core.files import BlobKey, new_blob_key
 from mediagate.core.scopes import DEFAULT_SCOPE
 from mediagate.operations.claims import Hold
 from mediagate.operations.lease_links import LeaseLinks
+from mediagate.testing.upstream import Received
 from stores import PNG, Clock, Store
+from upstreams import ThreadedUpstream
 
 pytestmark = pytest.mark.root
 
@@ -221,6 +226,44 @@ async def test_modes_on_disk_are_those_that_are_promised(
     assert {what(path) for path in others if path.is_dir()} == {(0o700, 0, 0)}
     assert {what(path) for path in others if path.is_file()} == {(0o600, 0, 0)}
     assert what(place / "store") == (0o700, 0, 0)
+
+
+def test_group_that_serve_is_told_reads_the_links_and_nobody_else(place: Path) -> None:
+    """P5, H21: of a server as it is started, while a request is open."""
+    links: list[Path] = []
+    seen: list[tuple[subprocess.CompletedProcess[bytes], bool, bool]] = []
+
+    async def look_as_others(request: Received) -> None:
+        await request.read_body()
+        part = json.loads(request.body)["messages"][0]["content"][-1]
+        link = Path(part["image_url"]["url"].removeprefix("file://"))
+        links.append(link)
+        seen.append(
+            (
+                await asyncio.to_thread(ENGINE.run, "cat", link),
+                await asyncio.to_thread(STRANGER.is_kept_from, "cat", link),
+                await asyncio.to_thread(STRANGER.is_kept_from, "ls", link.parent),
+            )
+        )
+        await request.answer(b"{}", headers=b"content-type: application/json\r\n")
+
+    with ThreadedUpstream() as upstream:
+        upstream.server.handlers["/v1/chat/completions"] = look_as_others
+        with servers.serving(
+            *("--upstream", upstream.server.url, "--engine", "vllm"),
+            *("--media-path", str(place / "links"), "--media-group", str(MEDIA_GID)),
+            store=place / "store",
+        ) as server:
+            file_id = servers.upload(server, PNG)["id"]
+            part = {"type": "image_url", "image_url": {"url": f"vllm-file://{file_id}"}}
+            answer = servers.chat(server, part)
+            servers.until(lambda: not any(link.exists() for link in links))
+
+    assert answer.status == 200
+    assert [link.parent for link in links] == [place / "links"]
+    ((read, *is_kept_from),) = seen
+    assert (read.stdout, read.stderr, read.returncode) == (PNG, b"", 0)
+    assert is_kept_from == [True, True]
 
 
 @contextlib.contextmanager

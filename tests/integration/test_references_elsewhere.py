@@ -314,6 +314,8 @@ OPENED = [
     {"instances": [{"text": "?"}], "parameters": {"audio_data": PATH}},
     {"state": "?", "videos": ["file://" + PATH]},
     {"inputs": [{"content": [{"type": "image_url", "image_url": {"url": "etc/passwd"}}]}]},
+    {"messages": [{"content": [{"type": "video_url", "video_url": {"url": "file%3A//x"}}]}]},
+    {"image_data": "..%2f..%2fetc%2fpasswd"},
 ]
 
 
@@ -329,6 +331,30 @@ def test_no_path_reaches_any_endpoint_that_reads_media(
 
             assert answer.code == (400, "media_source_not_allowed"), body
             assert PATH not in answer.error["message"]
+    assert upstream.server.received == []
+
+
+@pytest.mark.parametrize("path", [RESPONSES, MESSAGES[0], OF_CHAT[0], OF_PROMPTS[0]])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        rb'{"messages":[{"content":[{"type":"image_url","im\u0061ge_url":{"url":"/etc/passwd"}}]}]}',
+        rb'{"messages":[{"content":[{"image_url":{"url":"\u0066ile:\/\/\/etc\/passwd"}}]}]}',
+        rb'{"messages":[{"content":[{"image_url":{"url":"http://ho\u0073\u0074\uff0fevil/"}}]}]}',
+        rb'{"\u006dessages":[{"conten\u0074":[{"type":"image","s\u006furce":{"\u0075rl":"\u002fx"}}]}]}',
+        rb'{"\u0069nput":[{"type":"input_image","image\u005furl":"\u002e\u002e/etc/passwd"}]}',
+        rb'{"image\u005fdata":["file\u003a///etc/passwd"]}',
+    ],
+)
+def test_no_escape_of_json_brings_a_path_to_the_upstream(
+    gateway: Server, upstream: ThreadedUpstream, path: str, raw: bytes
+) -> None:
+    """DESIGN §4: whatever reads the bytes behind us undoes escapes too."""
+    assert b"\\u00" in raw
+
+    answer = servers.post_json(gateway, path, raw)
+
+    assert answer.code == (400, "media_source_not_allowed")
     assert upstream.server.received == []
 
 

@@ -8,6 +8,7 @@
 Only the type, the key of the media, the media itself and an audio's `format` are written; all else in the part stays.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -31,7 +32,8 @@ class Source(StrEnum):
     """Absolute, and bare."""
     MEDIA_DIR_URL = "file://…"
     """A name below the engine's own media directory."""
-    PUBLIC_URL = "https://… (public)"
+    PUBLIC_HTTPS_URL = "https://… (public)"
+    PUBLIC_URL = "http(s)://… (public)"
     """Of a host that everybody reaches: some engines fetch from no other."""
     HTTP_URL = "http://…"
     DATA_URI = "data:…"
@@ -50,7 +52,7 @@ class Source(StrEnum):
 _WAYS = {
     Source.HANDLE: "handle",
     **dict.fromkeys((Source.FILE_URL, Source.PATH, Source.MEDIA_DIR_URL), "path"),
-    **dict.fromkeys((Source.PUBLIC_URL, Source.HTTP_URL), "url"),
+    **dict.fromkeys((Source.PUBLIC_HTTPS_URL, Source.PUBLIC_URL, Source.HTTP_URL), "url"),
     **dict.fromkeys((Source.DATA_URI, Source.BASE64), "inline"),
 }
 
@@ -84,8 +86,11 @@ class Accepted:
         parts: By kind of media, each way to write it; a kind that is not there is not taken.
         others: What may stand where none of `parts` is meant; empty: every part has to become one of `parts`.
         types: Of the content parts that it reads; None: it refuses itself what it does not read.
-        result_types: The same for the parts of what a tool returned (Messages).
+        result_types: The same for the parts of what a tool returned (Messages, Responses).
+        flat_types: The same for parts that stand in `input` itself (Responses).
         source_types: The same for the `source` of an image (Messages).
+        media_roles: Roles of the messages in which it looks for media; None: in all.
+        beside: Keys beside the prompt where it looks for media, if there are no messages; None: nobody knows.
         max_body_bytes: Longest request; None: nobody knows of a limit.
         max_inline_bytes: Longest `data:` URI, or base64.
         max_download_bytes: Largest media that it fetches.
@@ -98,18 +103,28 @@ class Accepted:
     others: Collection[Source] = ()
     types: frozenset[str] | None = None
     result_types: frozenset[str] | None = None
+    flat_types: frozenset[str] | None = None
     source_types: frozenset[str] | None = None
+    media_roles: frozenset[str] | None = None
+    beside: frozenset[str] | None = None
     max_body_bytes: int | None = None
     max_inline_bytes: int | None = None
     max_download_bytes: int | None = None
     has_parts: bool = True
     remedies: str = ""
 
+    def types_at(self, path: Path) -> frozenset[str] | None:
+        """Of the content parts that it reads where the one at `path` stands."""
+        if len(path) == _FLAT_DEPTH:
+            return self.flat_types
+        is_result = len(path) > _PART_DEPTH or path[-2] == "output"
+        return self.result_types if is_result else self.types
+
 
 ANYTHING = Accepted(
     engine="The inference server",
     parts={},
-    others=(Source.HANDLE, Source.PUBLIC_URL, Source.HTTP_URL, Source.DATA_URI, Source.BASE64),
+    others=(Source.HANDLE, Source.HTTP_URL, Source.DATA_URI, Source.BASE64),
 )
 """An engine that nothing is known about, or one that gets its media by handle."""
 
@@ -206,7 +221,18 @@ _SOURCE_KEYS = {"base64": "data", "url": "url"}
 """Where the media stands in a `source`, by its type."""
 
 _PART_DEPTH = len(("messages", 0, "content", 0))
-"""Steps to a part of a message; one of what a tool returned is deeper."""
+"""Steps to a part of a message; one of what a tool returned is deeper (Messages), or in an `output` (Responses)."""
+
+_FLAT_DEPTH = len(("input", 0))
+"""Steps to a message, or to a part that stands where messages do (Responses)."""
+
+_OUTPUTS = frozenset({"function_call_output", "custom_tool_call_output"})
+"""Types of items whose `output` may be parts (Responses)."""
+
+_ITEM = re.compile(r"message|reasoning|item_reference|compaction|mcp_.*|.*_call|.*_output")
+"""Types of items that are no content parts (Responses)."""
+
+_TEXTS = frozenset({"text", "input_text", "output_text", "refusal"})
 
 
 def site_of(body: Mapping[str, Any], path: Path) -> Site | None:
@@ -262,30 +288,30 @@ def not_taken(accepted: Accepted, kind: MediaKind, param: str) -> NotTakenByEngi
     return NotTakenByEngine(message, param=param)
 
 
-def refuse_dropped(body: Mapping[str, Any], accepted: Accepted, written: Collection[Path]) -> None:
+def refuse_dropped(
+    body: Mapping[str, Any], accepted: Accepted, written: Mapping[Path, str | None]
+) -> None:
     """Refuse parts that the engine would leave out without a word.
 
     Args:
         body: The request.
         accepted: What the engine reads.
-        written: Paths of the parts whose type becomes one that it reads.
+        written: The type that a part becomes, by its path; None: one that it reads.
 
     Raises:
         NotTakenByEngine: There is such a part.
     """
-    judging = (accepted.types, accepted.result_types, accepted.source_types)
-    if not any(each is not None for each in judging):
-        return
     for path, part in content_parts(body):
-        types = accepted.types if len(path) == _PART_DEPTH else accepted.result_types
-        if types is not None and path not in written and type_of(part) not in types:
-            known = ", ".join(sorted(types))
-            message = (
-                f"{accepted.engine} would leave this part out and answer as if it were not there. "
-                f"It reads parts of type {known}."
-            )
-            raise NotTakenByEngine(message, param=json_path((*path, "type")))
-        if accepted.source_types is not None and type_of(part) == "image":
+        name = written.get(path, type_of(part))
+        types = accepted.types_at(path)
+        if types is not None and name is not None and name not in types:
+            reads = f"reads parts of type {', '.join(sorted(types))}" if types else "reads no parts"
+            raise _dropped(accepted, f"It {reads} here.", (*path, "type"))
+        roles = accepted.media_roles
+        if roles is not None and name not in _TEXTS and _role(body, path) not in {*roles, None}:
+            where = f"in messages whose role is {' or '.join(sorted(roles))}"
+            raise _dropped(accepted, f"It looks for media {where}.", path)
+        if accepted.source_types is not None and name == "image":
             _refuse_dropped_source(part.get("source"), accepted.source_types, accepted, path)
 
 
@@ -301,11 +327,51 @@ def _refuse_dropped_source(
     known = " or ".join(
         f'{{"type": "{each}", "{_SOURCE_KEYS[each]}": "…"}}' for each in sorted(types)
     )
-    message = (
-        f"{accepted.engine} would leave this image out and answer as if it were not there. "
-        f"It reads {known}, or name a file that was uploaded."
-    )
-    raise NotTakenByEngine(message, param=json_path((*path, "source")))
+    raise _dropped(accepted, f"It reads {known}.", (*path, "source"))
+
+
+def _dropped(accepted: Accepted, instead: str, path: Path) -> NotTakenByEngine:
+    would = f"{accepted.engine} would leave this out and answer as if it were not there."
+    return NotTakenByEngine(f"{would} {instead}", param=json_path(path))
+
+
+def _role(body: Mapping[str, Any], path: Path) -> str | None:
+    """Of the message that holds the part at `path`; None: it is in none, but in what a tool returned, say."""
+    if len(path) != _PART_DEPTH or path[-2] != "content":
+        return None
+    role = body[str(path[0])][path[1]].get("role")
+    return role if isinstance(role, str) else None
+
+
+def refuse_unread(body: Mapping[str, Any], accepted: Accepted, path: Path) -> None:
+    """Refuse media beside the prompt, or beside the content of a message, where the engine does not look.
+
+    Args:
+        body: The request.
+        accepted: What the engine reads.
+        path: To what names the media.
+
+    Raises:
+        NotTakenByEngine: It does not look there.
+    """
+    if accepted.beside is None:
+        return
+    holder, key = _holder(path)
+    is_message = len(holder) == _FLAT_DEPTH and holder[0] == "messages"
+    is_read = key in accepted.beside and "messages" not in body
+    if is_message or (not holder and not is_read):
+        message = f"{accepted.engine} does not look for media here. Name it in a content part of a message."
+        raise NotTakenByEngine(message, param=json_path(path))
+
+
+def _holder(path: Path) -> tuple[Path, str]:
+    """Path to the object that holds the media at `path`, and the key under which it does."""
+    at = len(path) - 1
+    if at and path[at] in {"url", "data"} and isinstance(path[at - 1], str):
+        at -= 1
+    if isinstance(path[at], int):
+        at -= 1
+    return path[:at], str(path[at])
 
 
 def refuse_two(sites: Collection[Site], written: Collection[Path]) -> None:
@@ -336,15 +402,27 @@ def content_parts(body: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, 
     """The content parts of all messages, those within what tools returned too, and where they stand."""
     for key in ("messages", "input"):
         yield from _parts_within(body.get(key), (key,))
+    items = body.get("input")
+    for i, item in enumerate(items if isinstance(items, list) else ()):
+        if not isinstance(item, dict):
+            continue
+        if type_of(item) in _OUTPUTS:
+            yield from _parts_of(item.get("output"), ("input", i, "output"))
+        elif not item.keys() & {"role", "content"} and not _ITEM.fullmatch(type_of(item)):
+            yield ("input", i), item
 
 
 def _parts_within(messages: object, path: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     for i, message in enumerate(messages if isinstance(messages, list) else ()):
         content = message.get("content") if isinstance(message, dict) else None
-        for j, part in enumerate(content if isinstance(content, list) else ()):
-            if isinstance(part, dict):
-                yield (*path, i, "content", j), part
+        yield from _parts_of(content, (*path, i, "content"))
         yield from _parts_within(content, (*path, i, "content"))
+
+
+def _parts_of(content: object, path: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    for j, part in enumerate(content if isinstance(content, list) else ()):
+        if isinstance(part, dict):
+            yield (*path, j), part
 
 
 def _without(members: Mapping[str, Any], name: str) -> dict[str, Any]:

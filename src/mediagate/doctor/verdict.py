@@ -10,7 +10,7 @@ from mediagate.dialects import openai_chat
 from mediagate.dialects.parts import Source
 from mediagate.doctor.report import Check, Mark, Verdict
 from mediagate.gateway.profiles import Profile
-from mediagate.operations.deliver import is_public
+from mediagate.operations.deliver import url_sources
 from mediagate.wiring import delivery_order
 
 CHEAPEST_FIRST = (DeliveryKind.PATH, DeliveryKind.URL, DeliveryKind.INLINE)
@@ -47,10 +47,11 @@ class Ways:
 
     def source(self, media: MediaKind, delivery: DeliveryKind) -> Source | None:
         """What the engine is told of media of that kind; None: it does not take it so, or not from here."""
+        fetched = url_sources(self.base)
         taken = (
             source
             for source in self._taken(media)
-            if source.way == delivery and (source is not Source.PUBLIC_URL or is_public(self.base))
+            if source.way == delivery and (source.way != "url" or source in fetched)
         )
         return next(taken, None)
 
@@ -120,7 +121,10 @@ def _fate(ways: Ways, media: MediaKind, tried: Tried) -> str:
         return "in no way that is set up" if ways.takes(media) else "not at all: it takes none"
     mark = tried[delivery].mark if delivery in tried else Mark.NOT_TRIED
     known = {Mark.OK: "works", Mark.NO: "does not work", Mark.NOT_TRIED: "not tried"}[mark]
-    if media is not MediaKind.IMAGE and mark is not Mark.NOT_TRIED:
+    if media is not MediaKind.IMAGE and mark is Mark.OK:
+        # A model without ears is no fault of the delivery, and some engines then drop the sound without a word.
+        known = "not tried; whether the model reads it, only a question can show"
+    if media is not MediaKind.IMAGE and mark is Mark.NO:
         known = f"not tried, but with the picture it {known}"
     source = ways.source(media, delivery)
     return f"{delivery}, as {source}: {known}{_limit(ways.profile, delivery)}"

@@ -39,7 +39,7 @@ DIALECTS: dict[str, Dialect] = {
 """By a segment of the path; any prefix (`/v1`, a root path) and suffix (`/batch`, `/render`) may be around it.
 
 What vLLM, SGLang, LMDeploy, llama-server, transformers serve, Ollama and TGI read media on, and what they may:
-`/api/chat` and `/v1/chat/interactive` are `chat`, `/v1/messages/count_tokens` is `messages`.
+`/api/chat` is `chat`, `/v1/messages/count_tokens` is `messages`.
 """
 
 _CONVERSATIONS: dict[tuple[str, ...], Conversation] = {

@@ -18,7 +18,7 @@ Parts = Mapping[MediaKind, Sequence[Part]]
 
 _IMAGE, _AUDIO, _VIDEO = MediaKind.IMAGE, MediaKind.AUDIO, MediaKind.VIDEO
 _FILE, _PATH, _BELOW = Source.FILE_URL, Source.PATH, Source.MEDIA_DIR_URL
-_HTTP, _PUBLIC = Source.HTTP_URL, Source.PUBLIC_URL
+_HTTP, _PUBLIC, _HTTPS = Source.HTTP_URL, Source.PUBLIC_URL, Source.PUBLIC_HTTPS_URL
 _DATA, _BASE64 = Source.DATA_URI, Source.BASE64
 
 _OPENAI_SOUNDS = frozenset({"audio/wav", "audio/mpeg"})
@@ -28,9 +28,9 @@ _JPEG_PNG_WEBP = frozenset({"image/jpeg", "image/png", "image/webp"})
 _TEXT = frozenset({"text"})
 _TEXT_IMAGE = frozenset({"text", "image"})
 _BASE64_URL = frozenset({"base64", "url"})
+_TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 _TRANSFORMERS_TYPES = frozenset(
-    {"text", "input_text", "output_text", "image_url", "input_image", "audio_url", "input_audio"}
-    | {"video_url"}
+    {"image_url", "input_image", "audio_url", "input_audio", "video_url"} | _TEXT_PARTS
 )
 
 
@@ -50,7 +50,12 @@ class Profile:
         responses_types: The same for those of Responses.
         messages_types: The same for the blocks of Messages.
         result_types: The same for the blocks of what a tool returned (Messages).
+        output_types: The same for the parts of what a tool returned (Responses).
+        flat_types: The same for parts that stand in `input` itself (Responses).
         source_types: The same for the `source` of an image (Messages).
+        chat_roles: Roles of the messages of chats in which it looks for media; None: in all.
+        responses_roles: The same for Responses.
+        beside: Keys beside the prompt where it looks for media, if there are no messages.
         max_body_bytes: Longest request that it reads.
         max_inline_bytes: Longest `data:` URI, or base64.
         max_download_bytes: Largest media that it fetches.
@@ -73,7 +78,12 @@ class Profile:
     responses_types: frozenset[str] | None = None
     messages_types: frozenset[str] | None = None
     result_types: frozenset[str] | None = None
+    output_types: frozenset[str] | None = None
+    flat_types: frozenset[str] | None = None
     source_types: frozenset[str] | None = None
+    chat_roles: frozenset[str] | None = None
+    responses_roles: frozenset[str] | None = None
+    beside: frozenset[str] = frozenset()
     max_body_bytes: int | None = None
     max_inline_bytes: int | None = None
     max_download_bytes: int | None = None
@@ -89,13 +99,19 @@ class Profile:
             parts = _only_images(self.responses)
             if self.reads_chat_parts:
                 parts = {**(self.chat or {}), **(parts or {})}
-            return self._accepted(parts, has_parts=False, types=self.responses_types)
+            return replace(
+                self._accepted(parts, has_parts=False, types=self.responses_types),
+                result_types=self.output_types,
+                flat_types=self.flat_types,
+                media_roles=self.responses_roles,
+            )
         if dialect is anthropic_messages.find:
             accepted = self._accepted(
                 _only_images(self.messages), has_parts=False, types=self.messages_types
             )
             return replace(accepted, result_types=self.result_types, source_types=self.source_types)
-        return self._accepted(self.chat, has_parts=True, types=self.chat_types)
+        accepted = self._accepted(self.chat, has_parts=True, types=self.chat_types)
+        return replace(accepted, media_roles=self.chat_roles)
 
     def _accepted(
         self,
@@ -109,6 +125,7 @@ class Profile:
             parts=parts or {},
             others=ANYTHING.others if parts is None else (),
             types=types,
+            beside=None if self.chat is None else self.beside,
             max_body_bytes=self.max_body_bytes,
             max_inline_bytes=self.max_inline_bytes,
             max_download_bytes=self.max_download_bytes,
@@ -137,7 +154,7 @@ class Profile:
     @property
     def fetches_urls(self) -> bool:
         """Whether it fetches media."""
-        return self.chat is None or bool(self.sources & {_HTTP, _PUBLIC})
+        return self.chat is None or bool(self.sources & {_HTTP, _PUBLIC, _HTTPS})
 
 
 def _only_images(sources: Sequence[Source] | None) -> Parts | None:
@@ -165,13 +182,16 @@ _ROWS = (
         responses=(_FILE, _HTTP, _DATA),
         messages=(_BASE64,),
         result_types=_TEXT_IMAGE | {"tool_reference"},
+        responses_roles=frozenset({"user", "system", "developer", "tool"}),
         max_download_bytes=256 * MIB,
         download_s="images 5, audio 10, videos 30",
         endpoints=(
             *("/v1/chat/completions", "/v1/chat/completions/batch", "/v1/chat/completions/render"),
-            *("/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/tokenize"),
-            *("/v1/embeddings", "/pooling", "/classify", "/score", "/rerank", "/invocations"),
-            *("/inference/v1/generate", "/generative_scoring"),
+            *("/cohere/v2/chat", "/cohere/v2/chat/render", "/v1/responses", "/v1/responses/render"),
+            *("/v1/messages", "/v1/messages/count_tokens", "/v1/messages/render", "/tokenize"),
+            *("/v1/embeddings", "/v2/embed", "/pooling", "/classify", "/score", "/v1/score"),
+            *("/rerank", "/v1/rerank", "/v2/rerank", "/v1/systemone", "/invocations"),
+            "/inference/v1/generate",
         ),
         reads_paths="--allowed-local-media-path {path}",
         fetches="http(s) of any host, private ones too, unless `--allowed-media-domains` names the hosts; it does not "
@@ -192,15 +212,19 @@ _ROWS = (
         responses=(_FILE, _HTTP, _DATA),
         messages=(_BASE64,),
         result_types=_TEXT_IMAGE | {"tool_reference", "search_result"},
+        output_types=_TEXT_PARTS,
         source_types=_BASE64_URL,
+        beside=frozenset({"image_data", "video_data", "audio_data"}),
         max_download_bytes=64 * MIB,
         download_s="images 3, audio 5, videos 10",
         endpoints=(
-            *("/v1/chat/completions", "/v1/responses", "/v1/messages", "/generate"),
-            *("/v1/embeddings", "/v1/score", "/v1/rerank"),
+            *("/v1/chat/completions", "/v1/responses", "/v1/messages", "/invocations"),
+            *("/generate", "/vertex_generate", "/encode", "/classify", "/v1/embeddings"),
+            *("/v1/rerank", "/v1/decisions", "/v1/systemone"),
         ),
         fetches="http(s), and where redirects lead, unless `--allowed-media-domains` names the hosts. It opens any "
         "path that it is given, without a flag.",
+        quirks=("Media that its model cannot read is left out, and the answer is a 200.",),
     ),
     Profile(
         engine=Engine.LMDEPLOY,
@@ -215,7 +239,9 @@ _ROWS = (
         messages=(_BASE64,),
         result_types=_TEXT_IMAGE,
         source_types=_BASE64_URL,
-        endpoints=("/v1/chat/completions", "/v1/messages", "/generate", "/v1/chat/interactive"),
+        chat_roles=frozenset({"user", "tool"}),
+        beside=frozenset({"image_data"}),
+        endpoints=("/v1/chat/completions", "/v1/completions", "/v1/messages", "/generate"),
         fetches="http(s) from public addresses, at most 3 redirects, each judged again. It opens any path that it is "
         "given, without a flag.",
         quirks=("A `data:` URI with parameters is refused.",),
@@ -238,9 +264,12 @@ _ROWS = (
         max_download_bytes=10 * MIB,
         download_s="10",
         endpoints=(
-            *("/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"),
-            *("/completion", "/v1/completions", "/infill", "/embedding", "/v1/embeddings"),
-            *("/apply-template", "/tokenize", "/rerank"),
+            *("/v1/chat/completions", "/v1/chat/completions/input_tokens"),
+            *("/chat/completions", "/chat/completions/input_tokens"),
+            *("/v1/responses", "/v1/responses/input_tokens", "/responses"),
+            *("/responses/input_tokens", "/v1/messages", "/v1/messages/count_tokens"),
+            *("/apply-template", "/completion", "/completions"),
+            *("/embedding", "/embeddings", "/v1/embeddings"),
         ),
         reads_paths="--media-path {path}",
         fetches="http(s) of any host, private ones too, and where redirects lead.",
@@ -268,14 +297,18 @@ _ROWS = (
         },
         responses=(_PATH, _HTTP, _DATA),
         responses_types=_TRANSFORMERS_TYPES,
+        output_types=_TRANSFORMERS_TYPES,
+        flat_types=_TRANSFORMERS_TYPES,
         reads_chat_parts=True,
         chat_types=_TRANSFORMERS_TYPES,
-        endpoints=("/v1/chat/completions", "/v1/responses"),
+        endpoints=("/v1/chat/completions", "/v1/responses", "/v1/systemone"),
         fetches="http(s) of any host, and where redirects lead, without a limit of size; media that is missing is "
         "asked for again for some 14 s. It opens any path that it is given, without a flag; started without a model, "
         "it loads whatever `model` names.",
         quirks=(
             "Bad media is a bare 500.",
+            "Media that its model cannot read is left out, and the answer is a 200; as is what stands in the content "
+            "of a message that has `tool_calls`.",
             "Clips shorter than 32 frames are a 500, unless `chat_template_kwargs.num_frames` asks for fewer.",
         ),
     ),
@@ -371,6 +404,9 @@ _ROWS = (
         ),
         messages_types=frozenset({"text", "image", "tool_use", "tool_result", "thinking"}),
         result_types=_TEXT,
+        # A list there becomes the text of its JSON.
+        output_types=_TEXT_PARTS,
+        flat_types=frozenset(),
         source_types=frozenset({"base64"}),
         max_body_bytes=15_000_000,
         download_s="30",
@@ -385,11 +421,11 @@ _ROWS = (
         title="Dynamo",
         version="1.6.1",
         chat={
-            _IMAGE: (Part("image_url", (_PUBLIC, _DATA), _JPEG_PNG_WEBP),),
+            _IMAGE: (Part("image_url", (_HTTPS, _DATA), _JPEG_PNG_WEBP),),
             # `input_audio` is left out without a word.
-            **_urls(_FILE, _PUBLIC, _DATA, kinds=(_AUDIO, _VIDEO)),
+            **_urls(_FILE, _HTTPS, _DATA, kinds=(_AUDIO, _VIDEO)),
         },
-        responses=(_PUBLIC, _DATA),
+        responses=(_HTTPS, _DATA),
         messages=(_BASE64,),
         max_body_bytes=45 * MIB,
         max_inline_bytes=16 * MIB,

@@ -216,9 +216,7 @@ class UrlDelivery:
     """
 
     def __init__(self, leased: Leased, *, base: str, key: StoreKey) -> None:
-        self.sources = (
-            (Source.PUBLIC_URL, Source.HTTP_URL) if is_public(base) else (Source.HTTP_URL,)
-        )
+        self.sources = url_sources(base)
         self._lease_id = leased.lease_id
         self._positions = positions(leased)
         self._base = base
@@ -275,13 +273,15 @@ class LeasedMedia:
         return file, await self._open_blob(file)
 
 
-def is_public(base: str) -> bool:
-    """Whether engines that fetch from public hosts only would fetch from there."""
+def url_sources(base: str) -> Sequence[Source]:
+    """What URLs below `base` are: some engines fetch from public hosts only, and one by https only."""
     try:
         MediaHosts().judge(base, param="")
     except SourceNotAllowed:
-        return False
-    return True
+        return (Source.HTTP_URL,)
+    if not base.startswith("https:"):
+        return Source.PUBLIC_URL, Source.HTTP_URL
+    return Source.PUBLIC_HTTPS_URL, Source.PUBLIC_URL, Source.HTTP_URL
 
 
 def positions(leased: Leased) -> Mapping[FileId, int]:

@@ -43,6 +43,7 @@ from mediagate.dialects.parts import (
     content_parts,
     refuse_dropped,
     refuse_two,
+    refuse_unread,
     site_of,
     spellings,
     type_of,
@@ -218,7 +219,9 @@ def plan(raw: bytes, found: Found, names: CacheNames | None, accepted: Accepted 
     rewritten = [each.site for each in named if each.site] + [each.site for each in respelled]
     if not accepted.others:
         refuse_two(_media_sites(found, sites), {site.path for site in rewritten})
-    refuse_dropped(found.body, accepted, set(_retyped(named, rewritten)))
+    refuse_dropped(found.body, accepted, dict(_retyped(named, rewritten)))
+    for each in named:
+        refuse_unread(found.body, accepted, each.field.path)
     kept = {} if names is None else _renamed(found.fields, names)
     paths = {*kept, *(edit.path for each in named for edit in each.field.edits)}
     paths.update(path for site in rewritten for path in site.paths)
@@ -243,15 +246,21 @@ def _media_sites(found: Found, sites: Mapping[Path, Site | None]) -> Sequence[Si
     ]
 
 
-def _retyped(named: Iterable[NamedFile], rewritten: Iterable[Site]) -> Iterator[Path]:
-    """The parts that will have the type of what they then name."""
-    for site in rewritten:
-        if "type" in site.part:
-            yield site.path
+def _retyped(
+    named: Iterable[NamedFile], rewritten: Iterable[Site]
+) -> Iterator[tuple[Path, str | None]]:
+    """The parts that get another type; None: the one that the engine has for what they name."""
     for each in named:
         for edit in each.field.edits:
             if edit.path[-1] == "type":
-                yield edit.path[:-1]
+                name, *more = edit.content
+                if isinstance(name, bytes) and not more:
+                    yield edit.path[:-1], json.loads(name)
+                else:
+                    yield edit.path[:-1], None
+    for site in rewritten:
+        if "type" in site.part:
+            yield site.path, None
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,20 +278,22 @@ def _respelled(field: MediaField, site: Site, accepted: Accepted) -> _Respelled 
     kind = field.kind
     if kind is None or accepted.others:
         return None
+    others: tuple[Source, ...]
     match field.reference:
         case DataReference(text):
-            source, other = Source.DATA_URI, Source.BASE64
+            source, others = Source.DATA_URI, (Source.BASE64,)
         case Base64Reference(text):
-            source, other = Source.BASE64, Source.DATA_URI
+            source, others = Source.BASE64, (Source.DATA_URI,)
         case UrlReference(text):
-            source, other = Source.HTTP_URL, Source.PUBLIC_URL  # the wall saw to that
+            # The wall saw to where it leads; an engine that fetches by https only says so itself.
+            source, others = Source.HTTP_URL, (Source.PUBLIC_URL, Source.PUBLIC_HTTPS_URL)
         case _:
             return None
     ways = spellings(accepted, field, site, kind)
-    unchanged = {source, other} if source.way == "url" else {source}
+    unchanged = {source, *others} if source.way == "url" else {source}
     if any(way.is_own and unchanged & set(way.sources) for way in ways):
         return None
-    for sent in (source, other):
+    for sent in (source, *others):
         way = next((way for way in ways if sent in way.sources), None)
         if way is not None:
             if (source, sent) == (Source.DATA_URI, Source.BASE64):

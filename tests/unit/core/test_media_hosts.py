@@ -143,7 +143,7 @@ spelt_private_addresses = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     spelt_private_addresses,
     st.sampled_from(DISGUISES),
@@ -195,7 +195,6 @@ def test_public_addresses_pass(address: str) -> None:
     assert MediaHosts().judge(f"http://{host}/x.png", param=PARAM) is None
 
 
-@settings(deadline=None)
 @given(st.ip_addresses(v=6))
 def test_nothing_outside_what_is_given_out_is_public(address: IPv6Address) -> None:
     is_unicast = int(address) >> 125 == 1
@@ -301,13 +300,11 @@ def test_an_entry_that_is_none_is_named(entry: str) -> None:
 public_addresses = st.sampled_from(PUBLIC_ADDRESSES).map(ip_address)
 
 
-@settings(deadline=None)
 @given(st.sets(public_addresses, min_size=1))
 def test_a_name_passes_if_all_its_addresses_are_public(addresses: set[Address]) -> None:
     MediaHosts().check_addresses(PUBLIC, addresses, param=PARAM)
 
 
-@settings(deadline=None)
 @given(st.lists(public_addresses), st.one_of(in_private_ipv4, in_private_ipv6), st.integers(0, 9))
 def test_one_private_address_is_enough_to_refuse_a_name(
     public: list[Address], private: Address, at: int

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mediagate.core.errors import InvalidReference, SourceNotAllowed
@@ -28,7 +28,6 @@ PATHS_AND_SCHEMES = [
     "FILE:///etc/passwd",
     "File://localhost/etc/passwd",
     "file:/etc/passwd",
-    "\u0066ile:///etc/passwd",
     " file:///etc/passwd",
     "\tfile:///etc/passwd",
     "\nfile:///etc/passwd",
@@ -50,6 +49,16 @@ PATHS_AND_SCHEMES = [
     "hf://model/clip.mp4",
     "rtsp://host/stream",
     "concat:/etc/passwd|/etc/shadow",
+    "file%3A///etc/passwd",
+    "file:%2F%2F%2Fetc%2Fpasswd",
+    "%66ile:///x",
+    "%66%69%6C%65%3a///x",
+    "%2566ile:///x",
+    "%2Fetc%2Fpasswd",
+    "..%2f..%2fetc",
+    "%2e%2e/etc/passwd",
+    "data%3Aimage/png;base64,AAAA",
+    "https%3A//host/clip.mp4",
     "pipe:0",
     "javascript:alert(1)",
     "blob:https://host/x",
@@ -82,7 +91,7 @@ FOREIGN_URLS = [
     "http://host/\x7f",
     "http://host/\u0085x",
     "http://host/\u2028x",
-    "http://ho\u0073\u0074\uff0fevil/",
+    "http://host\uff0fevil/",
     "http://h<ost/",
     'http://h"ost/',
     "HTTP://host/clip.mp4",
@@ -301,7 +310,6 @@ def test_other_strings_are_no_handles(value: str) -> None:
     assert not names_a_handle(value)
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_any_text_is_either_named_or_refused_in_our_words(value: str) -> None:
     for parse in (parse_media_reference, parse_data_reference):
@@ -318,7 +326,6 @@ def test_any_text_is_either_named_or_refused_in_our_words(value: str) -> None:
                 assert text == value
 
 
-@settings(deadline=None)
 @given(st.text("./datimgepnbs64:;,=ABC", max_size=40).map("data:image/png;base64,".__add__))
 def test_inline_data_that_passes_leads_nowhere_when_taken_for_a_path(value: str) -> None:
     try:

@@ -186,7 +186,7 @@ def as_host(text: str | None) -> Host:
     return ip_address(host) if ":" in host else parse_host(host) or host
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.sampled_from(["http", "https"]), HOSTS, PORTS, RESTS)
 @example("http", "media.example.com", ":80", "/a?b#c")
 def test_what_passes_is_the_same_host_to_every_parser(
@@ -210,7 +210,7 @@ def test_what_passes_is_the_same_host_to_every_parser(
     assert as_host(httpx2.URL(url).raw_host.decode()) == ours
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(HOSTS, PORTS, RESTS)
 @example("media.example.com", "", "/@127.0.0.1/")
 def test_what_passes_is_the_same_host_to_who_looks_for_one_character_at_a_time(
@@ -228,7 +228,6 @@ def test_what_passes_is_the_same_host_to_who_looks_for_one_character_at_a_time(
     assert as_host(name) == ours
 
 
-@settings(deadline=None)
 @given(st.lists(st.text("abcxyz", min_size=1, max_size=9), min_size=1, max_size=4))
 def test_ordinary_names_pass(labels: list[str]) -> None:
     name = ".".join(labels)

@@ -57,7 +57,7 @@ def test_ways_are_what_the_setting_calls_them() -> None:
     assert ways == {
         "handle": {Source.HANDLE},
         "path": {Source.FILE_URL, Source.PATH, Source.MEDIA_DIR_URL},
-        "url": {Source.PUBLIC_URL, Source.HTTP_URL},
+        "url": {Source.PUBLIC_HTTPS_URL, Source.PUBLIC_URL, Source.HTTP_URL},
         "inline": {Source.DATA_URI, Source.BASE64},
     }
 
@@ -251,7 +251,7 @@ def test_type_is_a_string_or_none(part: Mapping[str, Any], expected: str) -> Non
 def test_nothing_is_left_out_by_an_engine_that_refuses_itself() -> None:
     body = json.loads(chat({"type": "nonsense"}, {"type": "tool_result", "content": [{}]}))
 
-    refuse_dropped(body, ANYTHING, ())
+    refuse_dropped(body, ANYTHING, {})
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_part_that_would_be_left_out_is_refused_with_its_place(
     )
 
     with pytest.raises(NotTakenByEngine) as caught:
-        refuse_dropped(json.loads(chat(part)), takes, ())
+        refuse_dropped(json.loads(chat(part)), takes, {})
 
     assert caught.value.param == param
 
@@ -284,15 +284,25 @@ def test_results_are_judged_where_messages_are_not() -> None:
     result = {"type": "tool_result", "content": [{"type": "document"}]}
     takes = Accepted(engine="It", parts={}, result_types=frozenset({"text"}))
 
-    refuse_dropped(json.loads(chat({"type": "document"})), takes, ())
+    refuse_dropped(json.loads(chat({"type": "document"})), takes, {})
     with pytest.raises(NotTakenByEngine):
-        refuse_dropped(json.loads(chat(result)), takes, ())
+        refuse_dropped(json.loads(chat(result)), takes, {})
 
 
-def test_part_that_becomes_another_is_not_left_out() -> None:
+@pytest.mark.parametrize("becomes", ["image_url", None])
+def test_part_that_becomes_another_is_not_left_out(becomes: str | None) -> None:
     takes = Accepted(engine="It", parts={}, types=frozenset({"image_url"}))
+    written: dict[Path, str | None] = {("messages", 0, "content", 0): becomes}
 
-    refuse_dropped(json.loads(chat({"type": "file"})), takes, [("messages", 0, "content", 0)])
+    refuse_dropped(json.loads(chat({"type": "file"})), takes, written)
+
+
+def test_part_that_becomes_one_that_is_left_out_is_refused() -> None:
+    takes = Accepted(engine="It", parts={}, types=frozenset({"file"}))
+    written: dict[Path, str | None] = {("messages", 0, "content", 0): "image_url"}
+
+    with pytest.raises(NotTakenByEngine):
+        refuse_dropped(json.loads(chat({"type": "file"})), takes, written)
 
 
 # two in one part --------------------------------------------------------------------------------------------
@@ -394,7 +404,7 @@ def translated(
     return part
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     engines(),
     st.lists(parts(), max_size=4),

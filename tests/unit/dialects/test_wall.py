@@ -1,5 +1,6 @@
 """What holds in every dialect alike."""
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from mediagate.core.references import (
 )
 from mediagate.dialects import anthropic_messages, openai_chat, openai_responses
 from mediagate.dialects.fields import Dialect, Judge, MediaField, Slot
+from mediagate.dialects.strict_json import parse_object
 
 ID = "file-0123456789abcdef0123456789abcdef"
 NAMED = "vllm-file://" + ID
@@ -361,7 +363,6 @@ def _hidden(value: str) -> Iterator[dict[str, Any]]:
         yield {key.upper(): value}
     yield {"type": "image_url", "IMAGE_URL": {"URL": value}}
     yield {"type": "image_url", "image_url": {"Url": value}}
-    yield {"type": "image_url", "im\u0061ge_url": {"url": value}}
     yield {"type": "image_url", "image_url": {"url": URL}, "video_url": {"url": value}}
     yield {"type": "image_url", "image_url": {"url": {"url": value}}}
     yield {"type": "image_url", "image_url": {"url": [URL, value]}}
@@ -412,7 +413,12 @@ def _bodies(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 @every_dialect
 @pytest.mark.parametrize(
-    "value", ["file:///etc/passwd", " FILE:///etc/passwd", "../x.png", "ftp://h/x"]
+    "value",
+    [
+        *("file:///etc/passwd", " FILE:///etc/passwd", "../x.png", "ftp://h/x"),
+        # Some servers decode what they open.
+        *("file%3A///etc/passwd", "%66ile:///x", "%2Fetc%2Fpasswd", "..%2f..%2fetc"),
+    ],
 )
 def test_no_path_or_foreign_scheme_passes_at_any_place(find: Dialect, value: str) -> None:
     """DESIGN §4."""
@@ -426,6 +432,51 @@ def test_no_path_or_foreign_scheme_passes_at_any_place(find: Dialect, value: str
     for part in _as_part(value):
         for body in _bodies(part):
             assert isinstance(refusal(find, body), SourceNotAllowed), body
+
+
+def _escaped(value: Any) -> str:
+    """As JSON, with every character of every key and string as an escape."""
+    if isinstance(value, dict):
+        pairs = (f"{_escaped(key)}:{_escaped(member)}" for key, member in value.items())
+        return "{" + ",".join(pairs) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_escaped, value)) + "]"
+    if isinstance(value, str):
+        return '"' + "".join(f"\\u{ord(each):04x}" for each in value) + '"'
+    return json.dumps(value)
+
+
+@every_dialect
+@pytest.mark.parametrize("value", ["file:///etc/passwd", PATH, "../x.png", "http://h\uff0fevil/"])
+def test_no_escape_of_json_hides_anything(find: Dialect, value: str) -> None:
+    """DESIGN §4: as a request comes, in bytes."""
+    for part in (*_hidden(value), *_as_part(value)):
+        body = {"messages": [{"role": "user", "content": [part]}], "input": [part]}
+        raw = _escaped(body).encode()
+
+        assert not any(word in raw for word in (b"image", b"content", b"file", b"etc", b"/"))
+        assert parse_object(raw) == body
+        assert isinstance(refusal(find, parse_object(raw)), SourceNotAllowed), body
+
+
+@every_dialect
+@pytest.mark.parametrize(
+    "raw",
+    [
+        rb'{"messages":[{"content":[{"type":"image_url","im\u0061ge_url":{"url":"/etc/passwd"}}]}]}',
+        rb'{"messages":[{"content":[{"image_url":{"url":"\u0066ile:///etc/passwd"}}]}]}',
+        rb'{"messages":[{"content":[{"image_url":{"\u0075rl":"\/etc\/passwd"}}]}]}',
+        rb'{"\u006dessages":[{"conten\u0074":[{"image_url":"file\u003A\u002f//etc/passwd"}]}]}',
+        rb'{"messages":[{"content":[{"image_url":{"url":"http://ho\u0073\u0074\uFF0Fevil/"}}]}]}',
+        rb'{"messages":[{"content":[{"type":"im\u0061ge","source":{"url":"..\u002fx"}}]}]}',
+        rb'{"input":[{"type":"input_image","image\u005furl":"\u0009file:///etc/passwd"}]}',
+        rb'{"image_dat\u0061":["\u002e./\u002e./etc/passwd"]}',
+        rb'{"messages":[{"content":[{"type":"x","x":"\u0046ILE:///x"}]}]}',
+    ],
+)
+def test_one_escape_hides_nothing(find: Dialect, raw: bytes) -> None:
+    assert b"\\u00" in raw
+    assert isinstance(refusal(find, parse_object(raw)), SourceNotAllowed)
 
 
 @every_dialect
@@ -569,7 +620,7 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.sampled_from(DIALECTS),
     st.sampled_from(["messages", "input", "prompt", "x"]),
@@ -837,7 +888,7 @@ def _names_ours(value: Any) -> bool:
     return any(word in text for word in ("vllm-file:", "file-", "attachment:", HANDLE_SCHEME))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.sampled_from(DIALECTS),
     st.sampled_from(["messages", "input", "prompt", "x"]),

@@ -45,8 +45,9 @@ def test_each_kind_of_media_has_a_way_of_its_own() -> None:
 
     assert lines[0] == "With these settings (--delivery auto), transformers serve gets"
     assert lines[1] == "  images  inline, as data:…: works"
-    assert lines[2].startswith(
-        "  audio   inline, as data:…: not tried, but with the picture it works"
+    assert (
+        lines[2]
+        == "  audio   inline, as data:…: not tried; whether the model reads it, only a question can show"
     )
     assert (
         lines[3] == "  videos  url, as http://…: not tried, but with the picture it does not work"

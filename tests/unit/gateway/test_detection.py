@@ -154,7 +154,7 @@ ANSWERS: dict[Engine, dict[str, bytes]] = {
     },
     Engine.LMDEPLOY: {
         MODELS: listing({**CARD, "owned_by": "lmdeploy", "permission": [{"id": "modelperm-1"}]}),
-        "/openapi.json": said(info=FASTAPI, paths={"/v1/chat/interactive": {}}),
+        "/openapi.json": said(info=FASTAPI, paths={"/get_ppl": {}}),
     },
     Engine.LLAMA_SERVER: {
         MODELS: said(

@@ -1,7 +1,7 @@
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mediagate.core.errors import BodyTooLarge, MalformedBody
@@ -24,7 +24,6 @@ ENDPOINTS = {
     b"/root/v1/chat/completions": CHAT,
     b"/api/chat": CHAT,
     b"/cohere/v2/chat": CHAT,
-    b"/v1/chat/interactive": CHAT,
     b"/v1/responses": RESPONSES,
     b"/responses": RESPONSES,
     b"/v1/responses/render": RESPONSES,
@@ -172,7 +171,6 @@ def _mixed(text: str, mask: int, change: Callable[[str], str], *, always: str = 
     )
 
 
-@settings(deadline=None)
 @given(disguises())
 def test_no_disguise_hides_a_media_endpoint(disguised: tuple[bytes, Dialect]) -> None:
     path, dialect = disguised
@@ -180,7 +178,6 @@ def test_no_disguise_hides_a_media_endpoint(disguised: tuple[bytes, Dialect]) ->
     assert media_dialect("POST", path) is dialect
 
 
-@settings(deadline=None)
 @given(st.binary(), st.text())
 def test_any_path_and_method_is_judged(path: bytes, method: str) -> None:
     assert media_dialect(method, path) in {None, CHAT, RESPONSES, MESSAGES}

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mediagate.core.engines import Engine
@@ -125,6 +125,9 @@ SETUPS = {
 }
 
 
+KEY = StoreKey(bytes(32))
+
+
 class Names:
     """Links that are nowhere, with names that say whose they are."""
 
@@ -138,8 +141,8 @@ class Names:
 def delivering(setup: str, leased: Leased) -> Delivery:
     ways: dict[str, Delivery] = {
         "path": PathDelivery(leased, links=Names(), seen_by_upstream=LINKS.joinpath),
-        "url": UrlDelivery(leased, base=PRIVATE, key=StoreKey(bytes(32))),
-        "public": UrlDelivery(leased, base=PUBLIC, key=StoreKey(bytes(32))),
+        "url": UrlDelivery(leased, base=PRIVATE, key=KEY),
+        "public": UrlDelivery(leased, base=PUBLIC, key=KEY),
         "inline": InlineDelivery(),
     }
     return Deliveries(*(ways[way] for way in SETUPS[setup]))
@@ -685,6 +688,215 @@ async def test_image_of_messages_that_its_engine_reads_or_refuses_itself_stays_a
     assert body == chat(image)
 
 
+# places where an engine does not look -----------------------------------------------------------------------
+
+
+def output(*parts: Mapping[str, Any], type_: str = "function_call_output") -> bytes:
+    item = {"type": type_, "call_id": "c", "output": [{"type": "input_text", "text": "?"}, *parts]}
+    return json.dumps({"input": [{"role": "user", "content": "?"}, item]}).encode()
+
+
+def flat(*parts: Mapping[str, Any]) -> bytes:
+    return json.dumps({"input": [{"type": "input_text", "text": "?"}, *parts]}).encode()
+
+
+IMAGE_BY_ID = {"type": "input_image", "file_id": IMAGE, "detail": "auto"}
+IMAGE_BY_FILE = {"type": "input_file", "file_id": IMAGE}
+IMAGE_WITH_DATA = {"type": "input_image", "image_url": data_uri(IMAGE)}
+FILE_WITH_DATA = {"type": "input_file", "file_data": data_uri(IMAGE)}
+
+
+@pytest.mark.parametrize(
+    ("engine", "raw"),
+    [
+        *((Engine.SGLANG, output(part)) for part in (IMAGE_BY_ID, IMAGE_BY_FILE, IMAGE_WITH_DATA)),
+        (Engine.SGLANG, output(IMAGE_BY_ID, type_="custom_tool_call_output")),
+        *((Engine.LOCALAI, output(part)) for part in (IMAGE_BY_ID, IMAGE_BY_FILE, IMAGE_WITH_DATA)),
+        (Engine.TRANSFORMERS, output(FILE_WITH_DATA)),
+    ],
+)
+async def test_what_would_be_left_out_of_the_output_of_a_tool_is_refused(
+    executor: Executor, engine: Engine, raw: bytes
+) -> None:
+    error = await bench_of(executor, engine, dialect=RESPONSES).refusal(raw)
+
+    assert isinstance(error, NotTakenByEngine)
+    assert str(error.param).startswith("input[1].output[1].")
+
+
+@pytest.mark.parametrize(
+    ("engine", "source"),
+    [
+        *((Engine.VLLM, "file"), (Engine.LLAMA_SERVER, "below"), (Engine.TRANSFORMERS, "bare")),
+        *((Engine.OLLAMA, "data"), (Engine.DYNAMO, "data")),
+    ],
+)
+@pytest.mark.parametrize("part", [IMAGE_BY_ID, IMAGE_BY_FILE])
+async def test_image_in_the_output_of_a_tool_is_told_to_who_looks_there(
+    executor: Executor, engine: Engine, source: str, part: dict[str, Any]
+) -> None:
+    body = await bench_of(executor, engine, "all", RESPONSES).body(output(part))
+
+    told = json.loads(body)["input"][1]["output"][1]
+    media = await media_of(IMAGE, source, "all")
+    assert told == {"type": "input_image", "image_url": media, "detail": "auto"}
+
+
+@pytest.mark.parametrize(
+    ("engine", "raw", "param"),
+    [
+        (Engine.TRANSFORMERS, flat(FILE_WITH_DATA), "input[1].type"),
+        (Engine.TRANSFORMERS, flat({"type": "nonsense"}), "input[1].type"),
+        (Engine.LOCALAI, flat(IMAGE_BY_ID), "input[0].type"),
+    ],
+)
+async def test_part_in_the_input_itself_that_would_be_left_out_is_refused(
+    executor: Executor, engine: Engine, raw: bytes, param: str
+) -> None:
+    error = await bench_of(executor, engine, dialect=RESPONSES).refusal(raw)
+
+    assert isinstance(error, NotTakenByEngine)
+    assert error.param == param
+
+
+@pytest.mark.parametrize("part", [IMAGE_BY_ID, IMAGE_BY_FILE])
+async def test_image_in_the_input_itself_is_told_to_who_looks_there(
+    executor: Executor, part: dict[str, Any]
+) -> None:
+    body = await bench_of(executor, Engine.TRANSFORMERS, "all", RESPONSES).body(flat(part))
+
+    told = json.loads(body)["input"][1]
+    media = await media_of(IMAGE, "bare", "all")
+    assert told == {"type": "input_image", "image_url": media, "detail": "auto"}
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "message", "role": "user", "content": "?"},
+        {"role": "user", "content": "?"},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c", "output": "?"},
+        {"type": "reasoning", "summary": []},
+        {"type": "item_reference", "id": "i"},
+        {"type": "web_search_call", "id": "i", "status": "completed"},
+    ],
+)
+async def test_items_of_an_earlier_answer_are_no_parts(
+    executor: Executor, item: dict[str, Any]
+) -> None:
+    raw = json.dumps({"input": [{"role": "user", "content": "?"}, item]}).encode()
+
+    assert await bench_of(executor, Engine.LOCALAI, dialect=RESPONSES).body(raw) == raw
+
+
+def said_by(role: str | None, *parts: Mapping[str, Any], key: str = "messages") -> bytes:
+    message = {"content": [*parts]} | ({} if role is None else {"role": role})
+    return json.dumps({key: [message]}).encode()
+
+
+PICTURES = (
+    {"type": "image_url", "image_url": {"url": IMAGE}},
+    {"type": "image_url", "image_url": {"url": data_uri(IMAGE)}},
+    {"type": "file", "file": {"file_id": IMAGE}},
+)
+
+
+@pytest.mark.parametrize("part", PICTURES)
+@pytest.mark.parametrize("role", ["assistant", "system", "developer"])
+async def test_media_in_a_message_whose_role_the_engine_passes_over_is_refused(
+    executor: Executor, role: str, part: dict[str, Any]
+) -> None:
+    error = await bench_of(executor, Engine.LMDEPLOY).refusal(
+        said_by(role, {"type": "text", "text": "?"}, part)
+    )
+
+    assert isinstance(error, NotTakenByEngine)
+    assert error.param == "messages[0].content[1]"
+
+
+@pytest.mark.parametrize(
+    ("engine", "role"), [(Engine.LMDEPLOY, "tool"), (Engine.VLLM, "assistant")]
+)
+async def test_media_in_a_message_of_another_role_passes(
+    executor: Executor, engine: Engine, role: str
+) -> None:
+    body = await bench_of(executor, engine).body(said_by(role, PICTURES[0]))
+
+    assert json.loads(body)["messages"][0]["content"][0]["image_url"]["url"] == data_uri(IMAGE)
+
+
+async def test_text_of_any_role_passes(executor: Executor) -> None:
+    raw = said_by("assistant", {"type": "text", "text": "?"})
+
+    assert await bench_of(executor, Engine.LMDEPLOY).body(raw) == raw
+
+
+async def test_image_of_the_assistant_in_responses_is_refused_where_only_its_text_is_read(
+    executor: Executor,
+) -> None:
+    raw = said_by("assistant", {"type": "output_text", "text": "?"}, IMAGE_BY_ID, key="input")
+
+    error = await bench_of(executor, Engine.VLLM, dialect=RESPONSES).refusal(raw)
+
+    assert isinstance(error, NotTakenByEngine)
+    assert error.param == "input[0].content[1]"
+
+
+MEDIA_BESIDE = [
+    *({f"{kind}_data": name} for kind, name in (("image", IMAGE), ("video", VIDEO))),
+    {"image_data": [IMAGE]},
+    {"image_url": IMAGE},
+    {"image_url": {"url": IMAGE}},
+]
+
+
+@pytest.mark.parametrize("beside", MEDIA_BESIDE)
+@pytest.mark.parametrize("engine", sorted(set(Engine) - {Engine.AUTO, Engine.OPENAI}))
+async def test_media_beside_the_messages_is_refused_by_whoever_reads_only_those(
+    executor: Executor, engine: Engine, beside: dict[str, Any]
+) -> None:
+    message = {"role": "user", "content": "?"}
+
+    for body in ({"messages": [message], **beside}, {"messages": [message | beside]}):
+        error = await bench_of(executor, engine).refusal(json.dumps(body).encode())
+        assert isinstance(error, NotTakenByEngine)
+        assert "content part" in error.message
+
+
+@pytest.mark.parametrize(
+    ("engine", "read"),
+    [(Engine.SGLANG, {"image_data", "video_data"}), (Engine.LMDEPLOY, {"image_data"})]
+    + [(engine, set[str]()) for engine in (Engine.VLLM, Engine.LLAMA_SERVER, Engine.OLLAMA)],
+)
+async def test_media_beside_a_prompt_is_for_those_who_look_there(
+    executor: Executor, engine: Engine, read: set[str]
+) -> None:
+    for key, name in (("image_data", IMAGE), ("video_data", VIDEO), ("image_url", IMAGE)):
+        bench, raw = bench_of(executor, engine), json.dumps({"text": "?", key: name}).encode()
+        if key in read:
+            assert json.loads(await bench.body(raw))[key] == data_uri(name)
+        else:
+            assert isinstance(await bench.refusal(raw), NotTakenByEngine)
+
+
+@pytest.mark.parametrize(
+    ("base", "told"), [("http://8.8.8.8:8080", "data:"), (PUBLIC, f"{PUBLIC}/v1/media/")]
+)
+async def test_engine_that_fetches_by_https_only_gets_no_other_url(
+    executor: Executor, base: str, told: str
+) -> None:
+    def deliver(leased: Leased, _came_in_at: object) -> Delivery:
+        return Deliveries(UrlDelivery(leased, base=base, key=KEY), InlineDelivery())
+
+    accepted = PROFILES[Engine.DYNAMO].accepted(openai_chat.find)
+    bench = Bench(executor, deliver=deliver, accepted=accepted)
+
+    body = await bench.body(chat({"type": "video_url", "video_url": {"url": VIDEO}}))
+
+    assert json.loads(body)["messages"][0]["content"][0]["video_url"]["url"].startswith(told)
+
+
 OF_MESSAGES = {
     *(Engine.VLLM, Engine.SGLANG, Engine.LMDEPLOY, Engine.LLAMA_SERVER, Engine.OLLAMA),
     *(Engine.MISTRAL_RS, Engine.LOCALAI, Engine.DYNAMO),
@@ -859,7 +1071,7 @@ async def test_first_file_fits_and_the_next_goes_by_url(executor: Executor) -> N
     bench = Bench(
         executor,
         deliver=lambda leased, _: Deliveries(
-            InlineDelivery(), UrlDelivery(leased, base=PRIVATE, key=StoreKey(bytes(32)))
+            InlineDelivery(), UrlDelivery(leased, base=PRIVATE, key=KEY)
         ),
         accepted=PROFILES[Engine.TGI].accepted(openai_chat.find),
     )
@@ -962,7 +1174,6 @@ ASKED = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(ENGINES),
     st.sampled_from(sorted(SETUPS)),

@@ -363,7 +363,6 @@ class UploadAgreement(Agreement):
 Agreement.TestCase.settings = settings(
     max_examples=15,
     stateful_step_count=40,
-    deadline=None,
     database=None,
     print_blob=True,
     phases=(Phase.explicit, Phase.generate, Phase.shrink),

@@ -70,7 +70,7 @@ def test_text_and_file_come_in_order() -> None:
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     data=st.one_of(
         st.binary(max_size=400),
