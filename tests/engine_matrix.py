@@ -20,6 +20,9 @@ import engine_questions
 import servers
 from corpus import Media
 from engine_questions import PAIRS
+from engines import install_loaders
+from mediagate.core.engines import Engine
+from mediagate.gateway.profiles import PROFILES
 from servers import Answer, Server
 from vllm_questions import CHAT, MESSAGES, RESPONSES, Said, inline
 
@@ -29,6 +32,12 @@ BEGIN, END = "<!-- matrix -->", "<!-- end of matrix -->"
 
 DELIVERIES = ("path", "url", "inline")
 WORKS = "works"
+
+NAMES = {engine: row.title for engine, row in PROFILES.items()} | {Engine.OPENAI: "any other"}
+"""What the tables call them."""
+
+IMITATED = {Engine.OLLAMA, Engine.TGI}
+"""Those of `engines.imitations`."""
 
 Form = Callable[[str, str], dict[str, Any]]
 """Kind, file id → the part of a chat that names the file."""
@@ -66,6 +75,13 @@ CELLS = [
     for kind, forms in _FORMS.items()
     for form in (*forms, "multipart form", *_ELSEWHERE.get(kind, ()))
 ]
+
+
+def is_shown(engine: Engine, form: str) -> bool:
+    """Whether what is sent to an engine that is not run is told: not where its row has no such endpoint."""
+    row = PROFILES[engine]
+    known = {"Responses": row.responses, "Messages": row.messages}
+    return row.chat is None or form not in known or known[form] is not None
 
 
 @dataclass
@@ -229,10 +245,14 @@ def table(cells: Iterable[Mapping[str, str]]) -> str:
     found = defaultdict(lambda: defaultdict(dict))
     for cell in cells:
         found[cell["engine"]][cell["kind"], cell["form"]][cell["delivery"]] = cell["outcome"]
+    engines = {name: engine for engine, name in NAMES.items()}
     lines: list[str] = []
-    for engine, rows in sorted(found.items(), key=lambda item: item[0].casefold()):
+    for name, rows in sorted(found.items(), key=lambda item: item[0].casefold()):
+        is_run = any(WORKS in by_delivery.values() for by_delivery in rows.values())
         lines += [
-            f"### {engine}",
+            f"### {name}",
+            "",
+            _tried(engines[name], is_run=is_run),
             "",
             "| media | named by | path | url | inline |",
             "|---|---|---|---|---|",
@@ -246,6 +266,27 @@ def table(cells: Iterable[Mapping[str, str]]) -> str:
             lines.append(f"| {kind} | {', '.join(forms)} | {' | '.join(outcomes)} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _tried(engine: Engine, *, is_run: bool) -> str:
+    """What its cells are, and why no more."""
+    row = PROFILES[engine]
+    if is_run:
+        return f"Run: {row.title} {row.version}."
+    if row.chat is None:
+        return "Recorded: what mediagate sends where it knows nothing of the engine."
+    recorded = f"Recorded, not run: what {row.title} would be sent."
+    if engine in install_loaders.VERSIONS:
+        return (
+            f"{recorded} It wants a GPU; without one, the loaders of its wheel {install_loaders.VERSIONS[engine]} open "
+            "what they are sent in chats (`tests/integration/test_engine_loaders.py`)."
+        )
+    if engine in IMITATED:
+        return (
+            f"{recorded} In chats, an imitation reads it that has the grammar and limits of its sources, {row.version} "
+            "(`tests/integration/test_imitated_engines.py`)."
+        )
+    return f"{recorded} Nothing reads it: what it takes is known from its sources, {row.version}, only."
 
 
 def main() -> int:
