@@ -414,7 +414,9 @@ def content_parts(body: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, 
 
 def _parts_within(messages: object, path: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     for i, message in enumerate(messages if isinstance(messages, list) else ()):
-        content = message.get("content") if isinstance(message, dict) else None
+        if not isinstance(message, dict) or type_of(message) == "reasoning":
+            continue
+        content = message.get("content")
         yield from _parts_of(content, (*path, i, "content"))
         yield from _parts_within(content, (*path, i, "content"))
 

@@ -778,16 +778,18 @@ async def test_image_in_the_input_itself_is_told_to_who_looks_there(
         {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
         {"type": "function_call_output", "call_id": "c", "output": "?"},
         {"type": "reasoning", "summary": []},
+        {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "?"}]},
         {"type": "item_reference", "id": "i"},
         {"type": "web_search_call", "id": "i", "status": "completed"},
     ],
 )
+@pytest.mark.parametrize("engine", [Engine.LOCALAI, Engine.TRANSFORMERS])
 async def test_items_of_an_earlier_answer_are_no_parts(
-    executor: Executor, item: dict[str, Any]
+    executor: Executor, engine: Engine, item: dict[str, Any]
 ) -> None:
     raw = json.dumps({"input": [{"role": "user", "content": "?"}, item]}).encode()
 
-    assert await bench_of(executor, Engine.LOCALAI, dialect=RESPONSES).body(raw) == raw
+    assert await bench_of(executor, engine, dialect=RESPONSES).body(raw) == raw
 
 
 def said_by(role: str | None, *parts: Mapping[str, Any], key: str = "messages") -> bytes:
