@@ -131,7 +131,7 @@ def serving(
 def _wait_until_ready(server: EngineServer) -> None:
     def is_healthy() -> bool:
         assert server.is_running, "the engine ended before it was ready"
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionError, TimeoutError):
             return servers.get(server, "/health").status == 200
         return False
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import engine_processes
+import servers
 from engine_processes import EngineServer
 from engines import cache
 from engines.install_vllm import CACHE, ROOT
@@ -87,6 +88,10 @@ def serving(
         *(*uploads, *flags),
     )
     with engine_processes.serving(command, env=_environment(env), store=store) as server:
+        if "--api-server-count" in flags:
+            # One of them has said that it is there; the others may be seconds behind.
+            count = int(flags[flags.index("--api-server-count") + 1])
+            servers.until(lambda: server.log().count("Application startup complete") >= count)
         yield server
         if server.is_running:
             server.stop()

@@ -21,6 +21,7 @@ import pytest
 import servers
 import vllm_questions as questions
 import vllm_servers
+from mediagate.core.leases import LEASE_S
 from servers import RawClient
 from vllm_questions import (
     CHAT,
@@ -90,9 +91,10 @@ def kept(newest: VllmServer) -> Kept:
     kept = Kept(asker.upload(IMAGE), asker.upload(CLIP))
     sound = asker.upload(SOUND)
     with contextlib.ExitStack() as stack:
+        # First what takes long to begin: nobody who is uploading may stall for `IDLE_S`.
+        begin_answer(stack.enter_context(slow_reader(newest)), by_id(sound, SOUND).part)
         for _ in range(SLOTS - 1):
             stack.enter_context(uploading(newest))
-        begin_answer(stack.enter_context(RawClient(newest)), by_id(sound, SOUND).part)
         servers.until(lambda: sum(n.endswith(".partial") for n in newest.on_disk()) == SLOTS - 1)
         assert newest.leases() == 1
         newest.kill()
@@ -111,9 +113,15 @@ def uploading(server: VllmServer) -> contextlib.AbstractContextManager[RawClient
     return servers.slot_taken(server, IMAGE.data + bytes(MIB), size_bytes=64 * MIB)
 
 
+def slow_reader(server: VllmServer) -> RawClient:
+    """Somebody who holds next to nothing unread."""
+    return RawClient(server, receive_buffer=4096)
+
+
 def begin_answer(client: RawClient, part: Mapping[str, object]) -> None:
-    """Ask for a long answer, and see it begin."""
-    body = json.dumps(chat(part, max_tokens=3000, stream=True)).encode()
+    """Ask for an answer that is longer than what holds unread, so that it cannot end, and see it begin."""
+    more = {"n": 16, "temperature": 1, "logprobs": True, "top_logprobs": 20}
+    body = json.dumps(chat(part, max_tokens=300, stream=True) | more).encode()
     client.send_head("POST", CHAT, "Content-Type: application/json", f"Content-Length: {len(body)}")
     client.send(body)
     assert client.read_head().status == 200
@@ -317,8 +325,8 @@ def test_the_official_client_reads_that_it_is_too_much(server: VllmServer, spars
 
 def test_a_client_that_stalls_is_given_up(server: VllmServer) -> None:
     """P10."""
+    began = time.monotonic()
     with uploading(server) as client:
-        began = time.monotonic()
         answer = client.read_answer()
 
     assert answer.code == (408, "receive_timeout")
@@ -342,7 +350,7 @@ def test_a_gibibyte_takes_no_memory(server: VllmServer, sparse: Path) -> None:
     serving = api_server(server)
     Path(f"/proc/{serving}/clear_refs").write_text("5")  # the peak begins now
     before = memory_mib(serving, "VmRSS")
-    longest_s = 0.0
+    longest_s, sent_from = 0.0, time.monotonic()
 
     with subprocess.Popen(
         ["curl", "-sS", "-T", str(sparse), f"{server.url}/v1/files"], stdout=subprocess.PIPE
@@ -352,10 +360,11 @@ def test_a_gibibyte_takes_no_memory(server: VllmServer, sparse: Path) -> None:
             assert servers.get(server, "/health").status == 200
             longest_s = max(longest_s, time.monotonic() - began)
         answer, _ = sending.communicate()
+    took_s = time.monotonic() - sent_from
 
     assert json.loads(answer)["bytes"] == 1024 * MIB
     assert memory_mib(serving, "VmHWM") - before < 64
-    assert longest_s < 2
+    assert longest_s < max(2, took_s / 2)
 
 
 def api_server(server: VllmServer) -> int:
@@ -380,7 +389,8 @@ def test_what_was_acknowledged_is_there_and_nothing_else(oldest: VllmServer, kep
     for file_id, media in ((kept.image, IMAGE), (kept.clip, CLIP)):
         assert asker.request("GET", f"/v1/files/{file_id}/content").body == media.data
     assert len(servers.list_ids(oldest)) == 3
-    servers.until(lambda: oldest.usage()[1] == 3, timeout_s=30)
+    # What was reserved lapses in its own time, however soon this server was up.
+    servers.until(lambda: oldest.usage()[1] == 3, timeout_s=LEASE_S + 30)
     servers.until(lambda: len(oldest.on_disk()) == 3, timeout_s=30)
 
 
@@ -456,7 +466,7 @@ def test_a_form_on_the_oldest(oldest: VllmServer) -> None:
 def test_an_upload_is_taken_in_to_its_end_after_sigterm(oldest: VllmServer, kept: Kept) -> None:
     """P1, P11: what is sent to its end is kept; vLLM itself waits until whoever listens has left; exit status 0."""
     data = IMAGE.data + bytes(3 * MIB)
-    with RawClient(oldest) as uploader, RawClient(oldest) as listener:
+    with RawClient(oldest) as uploader, slow_reader(oldest) as listener:
         uploader.send_head("PUT", "/v1/files?filename=a.png", f"Content-Length: {len(data)}")
         uploader.send(data[:MIB])
         servers.until(lambda: any(name.endswith(".partial") for name in oldest.on_disk()))

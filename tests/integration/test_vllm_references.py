@@ -84,7 +84,8 @@ def server(
         asker = asker_of(started)
         for file in asker.request("GET", "/v1/files").json()["data"]:
             assert asker.delete(file["id"]).status == 200
-        servers.until(lambda: started.is_clean() and started.leases() == 0, timeout_s=10)
+        # What a test had expire goes with the next sweep.
+        servers.until(lambda: started.is_clean() and started.leases() == 0, timeout_s=30)
         started.stop()
         assert find_ids(started.log()) == []
 
@@ -232,7 +233,7 @@ def test_the_official_client(server: VllmServer, asker: Asker) -> None:
     assert refused.value.code == "file_not_found"
 
 
-READ_NO_MEDIA: Mapping[str, Mapping[str, Any]] = {
+TAKE_NO_FILES: Mapping[str, Mapping[str, Any]] = {
     "/v1/completions": {"prompt": "what", "max_tokens": 1},
     "/v1/systemone": {"state": "x", "questions": {}},
     "/generative_scoring": {"query": "what", "items": ["a"]},
@@ -250,7 +251,7 @@ def test_there_are_no_other_endpoints(asker: Asker) -> None:
     paths = asker.request("GET", "/openapi.json").json()["paths"]
 
     posted = {path for path, methods in paths.items() if "post" in methods}
-    known = {CHAT, RESPONSES, MESSAGES, *ELSEWHERE, *READ_NO_MEDIA}
+    known = {CHAT, RESPONSES, MESSAGES, *ELSEWHERE, *TAKE_NO_FILES}
     assert posted == known
 
 
@@ -265,7 +266,7 @@ def test_a_file_named_where_none_is_taken(
     """400, and not an answer without it."""
     named = json.loads(json.dumps(place).replace("{}", f"vllm-file://{asker.upload(IMAGE)}"))
 
-    answer = asker.post(path, {"model": "tiny", **READ_NO_MEDIA[path], **named})
+    answer = asker.post(path, {"model": "tiny", **TAKE_NO_FILES[path], **named})
 
     assert answer.code == (400, "invalid_reference")
 
