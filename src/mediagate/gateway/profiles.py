@@ -224,7 +224,10 @@ _ROWS = (
         ),
         fetches="http(s), and where redirects lead, unless `--allowed-media-domains` names the hosts. It opens any "
         "path that it is given, without a flag.",
-        quirks=("Media that its model cannot read is left out, and the answer is a 200.",),
+        quirks=(
+            "Media that its model cannot read is left out, and the answer is a 200; as are the `images` of "
+            "`/api/chat` and `/api/generate`.",
+        ),
     ),
     Profile(
         engine=Engine.LMDEPLOY,
@@ -327,7 +330,10 @@ _ROWS = (
             | {"server_tool_use", "web_search_tool_result"}
         ),
         result_types=_TEXT_IMAGE,
-        endpoints=("/v1/chat/completions", "/v1/responses", "/v1/messages", "/api/chat"),
+        endpoints=(
+            *("/v1/chat/completions", "/v1/responses", "/v1/messages"),
+            *("/api/chat", "/api/generate"),
+        ),
         fetches="Nothing for media. Its own tools search the web, a model named `…:cloud` sends the whole request to "
         "ollama.com, and `/api/pull`, `/api/create` and `/api/experimental/web_fetch` fetch what they are told, "
         "without a key.",
