@@ -40,8 +40,9 @@ _MEMBER = re.compile(
 )
 _WORD = re.compile(rb"[^\s,\]}]++")
 _ESCAPED_STRING = re.compile(_STRING, re.DOTALL)
-_NO_BRACKET = re.compile(rb'(?:[^"\[\]{}]++|"[^"\\]{0,512}+")*+')
-"""Up to the next bracket, or to a string that is long or has escapes: those are quicker without the expression."""
+_NO_BRACKET = re.compile(rb'(?:[^"\[\]{}]++|(?>"[^"\\]{0,512}+"))*+')
+"""Up to the next bracket, or to a string that is long or has escapes: those are quicker without the expression.
+A string within is atomic, since a possessive group of Python before 3.11.5 eats the beginning of what does not fit."""
 
 _NUMBERS = re.compile(rb"\[[ \t\n\r0-9.,eE+-]{64,}+\]")
 _TOKEN = re.compile(_STRING + b"|" + _NUMBERS.pattern + rb'|["\[]|[^"\[]++', re.DOTALL)
