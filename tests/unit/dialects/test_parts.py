@@ -4,6 +4,7 @@ import base64
 import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from mediagate.dialects.parts import (
     Source,
     content_parts,
     refuse_dropped,
+    refuse_unread,
     site_of,
     spellings,
     type_of,
@@ -295,6 +297,113 @@ def test_part_that_becomes_another_is_not_left_out(becomes: str | None) -> None:
     written: dict[Path, str | None] = {("messages", 0, "content", 0): becomes}
 
     refuse_dropped(json.loads(chat({"type": "file"})), takes, written)
+
+
+def responses(*items: object) -> dict[str, Any]:
+    return {"input": list(items)}
+
+
+taking = partial(Accepted, engine="It", parts={})
+TEXT = frozenset({"input_text"})
+OUTPUT = {"type": "function_call_output", "output": [{"type": "input_text"}, {"type": "image"}]}
+
+
+@pytest.mark.parametrize(
+    ("takes", "body", "param"),
+    [
+        (taking(result_types=TEXT), responses(OUTPUT), "input[0].output[1].type"),
+        (taking(flat_types=TEXT), responses({"type": "image"}), "input[0].type"),
+        (taking(flat_types=frozenset()), responses("?", {"type": "input_text"}), "input[1].type"),
+    ],
+)
+def test_part_of_responses_is_judged_where_it_stands(
+    takes: Accepted, body: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(NotTakenByEngine) as caught:
+        refuse_dropped(body, takes, {})
+
+    assert caught.value.param == param
+
+
+def test_what_is_no_part_of_responses_is_left_alone() -> None:
+    takes = Accepted(engine="It", parts={}, types=frozenset(), flat_types=frozenset())
+    thought = {"type": "reasoning", "content": [{"type": "reasoning_text"}]}
+    items = [{"role": "user", "content": "?"}, {"type": "function_call"}, thought]
+
+    refuse_dropped(responses(*items, {"type": "function_call_output", "output": "?"}), takes, {})
+
+
+@pytest.mark.parametrize(
+    ("source", "is_read"),
+    [
+        ({"type": "url", "url": "https://a.com/x"}, True),
+        ({"type": "file", "file_id": "file-1"}, True),
+        ({"type": "url", "data": "x"}, False),
+        ({"type": "base64", "data": "x"}, False),
+        (None, False),
+    ],
+)
+def test_image_whose_source_is_not_read_is_refused(source: object, is_read: bool) -> None:
+    takes = Accepted(engine="It", parts={}, source_types=frozenset({"url"}))
+    body = json.loads(chat({"type": "image", "source": source}))
+
+    if is_read:
+        refuse_dropped(body, takes, {})
+        return
+    with pytest.raises(NotTakenByEngine) as caught:
+        refuse_dropped(body, takes, {})
+    assert caught.value.param == "messages[0].content[0].source"
+    assert '{"type": "url", "url": "…"}' in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("role", "is_read"), [("user", True), ("assistant", False), (None, True), (7, True)]
+)
+def test_media_is_refused_in_messages_where_it_is_not_looked_for(
+    role: object, is_read: bool
+) -> None:
+    takes = Accepted(engine="It", parts={}, media_roles=frozenset({"user"}))
+    content = [{"type": "text"}, {"type": "image_url"}]
+    body = {"messages": [{"role": role, "content": content}], "input": [OUTPUT]}
+
+    if is_read:
+        refuse_dropped(body, takes, {})
+        return
+    with pytest.raises(NotTakenByEngine) as caught:
+        refuse_dropped(body, takes, {})
+    assert caught.value.param == "messages[0].content[1]"
+
+
+@pytest.mark.parametrize(
+    ("path", "is_read"),
+    [
+        (("image_data",), True),
+        (("image_data", 0), True),
+        (("image_url", "url"), False),
+        (("messages", 0, "image_data"), False),
+        (("messages", 0, "content", 0, "file_id"), True),
+        (("messages", 0, "content", 0, "url"), True),
+        (("documents", 0, "image"), True),
+    ],
+)
+def test_media_beside_the_prompt_is_refused_where_it_is_not_looked_for(
+    path: Path, is_read: bool
+) -> None:
+    takes = Accepted(engine="It", parts={}, beside=frozenset({"image_data"}))
+
+    refuse_unread({}, ANYTHING, path)
+    if is_read:
+        refuse_unread({}, takes, path)
+        return
+    with pytest.raises(NotTakenByEngine):
+        refuse_unread({}, takes, path)
+
+
+def test_media_beside_messages_is_looked_for_nowhere() -> None:
+    takes = Accepted(engine="It", parts={}, beside=frozenset({"image_data"}))
+
+    with pytest.raises(NotTakenByEngine):
+        refuse_unread({"messages": []}, takes, ("image_data",))
 
 
 def test_part_that_becomes_one_that_is_left_out_is_refused() -> None:
