@@ -402,6 +402,7 @@ def left_out_region() -> str:
             ("`source` in Messages", profile.source_types),
             ("roles of messages with media in chat completions", profile.chat_roles),
             ("roles of messages with media in Responses", profile.responses_roles),
+            ("roles of messages with media in Messages", profile.messages_roles),
             ("keys beside a prompt that name a file", profile.beside or None),
         ):
             if types is not None:

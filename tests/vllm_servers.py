@@ -91,7 +91,10 @@ def serving(
         if "--api-server-count" in flags:
             # One of them has said that it is there; the others may be seconds behind.
             count = int(flags[flags.index("--api-server-count") + 1])
-            servers.until(lambda: server.log().count("Application startup complete") >= count)
+            servers.until(
+                lambda: server.log().count("Application startup complete") >= count,
+                timeout_s=engine_processes.READY_S,
+            )
         yield server
         if server.is_running:
             server.stop()

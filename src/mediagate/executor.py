@@ -10,10 +10,18 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-async def complete(awaitable: Awaitable[_R]) -> _R:
+def _nothing() -> None:
+    pass
+
+
+async def complete(awaitable: Awaitable[_R], *, on_cancel: Callable[[], object] = _nothing) -> _R:
     """Await to the end, even when cancelled meanwhile; the cancellation is delivered only then.
 
     So whoever is told that it was cancelled knows that nothing of `awaitable` is still going on.
+
+    Args:
+        awaitable: What has an end.
+        on_cancel: Called when cancelled; may bring the end nearer.
     """
     future = asyncio.ensure_future(awaitable)
     cancelled = False
@@ -22,6 +30,7 @@ async def complete(awaitable: Awaitable[_R]) -> _R:
             await asyncio.wait((future,))
         except asyncio.CancelledError:
             cancelled = True
+            on_cancel()
     if cancelled:
         if not future.cancelled():
             future.exception()  # marks it as seen: the caller leaves and asks for nothing else
@@ -56,6 +65,16 @@ class Executor:
         """Call `function` in a thread; runs to its end even when the caller is cancelled, see `complete`."""
         return await complete(asyncio.wrap_future(self._pool.submit(function, *args, **kwargs)))
 
+    async def compute(self, function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        """The same for what only returns a value: it does not begin any more when the caller has been cancelled."""
+        call = self._pool.submit(function, *args, **kwargs)
+        return await complete(asyncio.wrap_future(call), on_cancel=call.cancel)
+
     def close(self) -> None:
-        """Wait for what runs and end the threads."""
+        """Wait for all calls and end the threads; blocks."""
         self._pool.shutdown(wait=True)
+
+    async def stop(self) -> None:
+        """Cancel what has not begun, wait for what has, and end the threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        await complete(asyncio.to_thread(self._pool.shutdown, wait=True))

@@ -209,7 +209,7 @@ async def inside(
         )
         reading = _reading(
             config, engine, store, executor, patience,
-            deliver=_by_handle(handles), salts=salts, judge=Judge.ENGINE,
+            deliver=_by_handle(handles), accepts=_vllm_by_handle, salts=salts, judge=Judge.ENGINE,
         )  # fmt: skip
         web = WebApp(
             guard=Guard.TENANT_OF_FILES,
@@ -606,6 +606,10 @@ def _engine(config: Config, proxy: Proxy) -> _Asked:
         return config.engine
 
     return told
+
+
+async def _vllm_by_handle(dialect: Dialect) -> Accepted:
+    return PROFILES[Engine.VLLM].accepted_by_handle(dialect)
 
 
 def _accepts(engine: _Asked) -> Callable[[Dialect], Awaitable[Accepted]]:

@@ -135,7 +135,8 @@ def test_a_clip_without_a_frame_cannot_be_decoded(
     """A 400; vLLM would take it for a mistake of its own, and answer 500."""
     refusal = [
         "VLLMValidationError",
-        "The file cannot be decoded: it may be damaged, or of a codec that this server lacks.",
+        "The file cannot be decoded: it may be damaged, of a codec that this server lacks, "
+        "or larger or longer than this server decodes.",
     ]
     found = {name: seen["decoded"][path] for name, path in clips.items()}
     assert found["whole"] == "MediaWithBytes"

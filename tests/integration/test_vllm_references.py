@@ -51,7 +51,10 @@ CLIP = questions.clip(questions.RED, questions.BLUE)
 OTHER_CLIP = questions.clip(questions.GREEN, questions.RED)
 UNKNOWN = "file-" + "0" * 32
 WITH_IMAGES: Mapping[str, Form] = {**IN_CHAT, **OF_IMAGES, **ELSEWHERE}
-UNDECODABLE = "The file cannot be decoded: it may be damaged, or of a codec that this server lacks."
+UNDECODABLE = (
+    "The file cannot be decoded: it may be damaged, of a codec that this server lacks, "
+    "or larger or longer than this server decodes."
+)
 
 
 def asker_of(server: VllmServer) -> Asker:
@@ -269,6 +272,54 @@ def test_a_file_named_where_none_is_taken(
     answer = asker.post(path, {"model": "tiny", **TAKE_NO_FILES[path], **named})
 
     assert answer.code == (400, "invalid_reference")
+
+
+def by_user(*parts: Mapping[str, Any], role: str = "user", **beside: Any) -> dict[str, Any]:
+    return {"role": role, "content": [*parts]} | beside
+
+
+TEXT_PART = {"type": "text", "text": "what"}
+URL_PART = {"type": "image_url", "image_url": {"url": "vllm-file://@"}}
+FILE_BLOCK = {"type": "image", "source": {"type": "file", "file_id": "@"}}
+TOOL_RESULT = {"type": "tool_result", "tool_use_id": "t", "content": [FILE_BLOCK]}
+INPUT_IMAGE = {"type": "input_image", "file_id": "@", "detail": "auto"}
+SAID = {"type": "output_text", "text": "what"}
+
+WHERE_VLLM_DOES_NOT_LOOK: Mapping[str, tuple[str, dict[str, Any]]] = {
+    **{
+        f"{path}, {key}": (path, {**TAKE_NO_FILES[path], key: value})
+        for path in ("/v1/completions", "/v1/systemone")
+        for key, value in {
+            "image_url": {"url": "vllm-file://@"},
+            "image": "@",
+            "image_data": ["@"],
+        }.items()
+    },
+    "chat, beside": (CHAT, {"messages": [by_user(TEXT_PART)], "image_url": {"url": "@"}}),
+    "chat, of a message": (CHAT, {"messages": [by_user(TEXT_PART, image_url={"url": "@"})]}),
+    "chat, of a text": (CHAT, {"messages": [by_user(TEXT_PART | URL_PART | {"type": "text"})]}),
+    "chat, two in one": (
+        CHAT,
+        {"messages": [by_user(URL_PART | {"type": "video_url", "video_url": {"url": "x"}})]},
+    ),
+    "Messages, system": (MESSAGES, {"system": [FILE_BLOCK], "messages": [by_user(TEXT_PART)]}),
+    "Messages, role system": (MESSAGES, {"messages": [by_user(FILE_BLOCK, role="system")]}),
+    "Messages, result": (MESSAGES, {"messages": [by_user(TOOL_RESULT, role="assistant")]}),
+    "Responses, beside": (RESPONSES, {"input": "what", "image_url": "@"}),
+    "Responses, said": (RESPONSES, {"input": [by_user(SAID, INPUT_IMAGE, role="assistant")]}),
+}
+
+
+@pytest.mark.parametrize("name", WHERE_VLLM_DOES_NOT_LOOK)
+def test_a_file_where_vllm_does_not_look_is_refused(asker: Asker, name: str) -> None:
+    """400, and not an answer about nothing."""
+    path, body = WHERE_VLLM_DOES_NOT_LOOK[name]
+    body = {"model": "tiny", "max_tokens": 1, **body}
+
+    answer = asker.post(path, json.loads(json.dumps(body).replace("@", asker.upload(IMAGE))))
+
+    assert answer.status == 400
+    assert answer.error["code"] in {"not_taken_by_engine", "invalid_reference"}
 
 
 # refusals ------------------------------------------------------------------------------------------------

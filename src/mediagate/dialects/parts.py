@@ -88,6 +88,7 @@ class Accepted:
         types: Of the content parts that it reads; None: it refuses itself what it does not read.
         result_types: The same for the parts of what a tool returned (Messages, Responses).
         flat_types: The same for parts that stand in `input` itself (Responses).
+        system_types: The same for the blocks of `system` (Messages).
         source_types: The same for the `source` of an image (Messages).
         media_roles: Roles of the messages in which it looks for media; None: in all.
         beside: Keys beside the prompt where it looks for media, if there are no messages; None: nobody knows.
@@ -96,6 +97,7 @@ class Accepted:
         max_download_bytes: Largest media that it fetches.
         has_parts: Whether what it takes are the parts of a chat; elsewhere only the media in them is written.
         remedies: For a file that cannot be delivered: what the operator can do about it.
+        guards_itself: Whether only what names files of ours is judged by these rules.
     """
 
     engine: str
@@ -104,6 +106,7 @@ class Accepted:
     types: frozenset[str] | None = None
     result_types: frozenset[str] | None = None
     flat_types: frozenset[str] | None = None
+    system_types: frozenset[str] | None = None
     source_types: frozenset[str] | None = None
     media_roles: frozenset[str] | None = None
     beside: frozenset[str] | None = None
@@ -112,11 +115,12 @@ class Accepted:
     max_download_bytes: int | None = None
     has_parts: bool = True
     remedies: str = ""
+    guards_itself: bool = False
 
     def types_at(self, path: Path) -> frozenset[str] | None:
         """Of the content parts that it reads where the one at `path` stands."""
         if len(path) == _FLAT_DEPTH:
-            return self.flat_types
+            return self.system_types if path[0] == "system" else self.flat_types
         is_result = len(path) > _PART_DEPTH or path[-2] == "output"
         return self.result_types if is_result else self.types
 
@@ -289,7 +293,10 @@ def not_taken(accepted: Accepted, kind: MediaKind, param: str) -> NotTakenByEngi
 
 
 def refuse_dropped(
-    body: Mapping[str, Any], accepted: Accepted, written: Mapping[Path, str | None]
+    body: Mapping[str, Any],
+    accepted: Accepted,
+    written: Mapping[Path, str | None],
+    files: Collection[Path] = (),
 ) -> None:
     """Refuse parts that the engine would leave out without a word.
 
@@ -297,11 +304,19 @@ def refuse_dropped(
         body: The request.
         accepted: What the engine reads.
         written: The type that a part becomes, by its path; None: one that it reads.
+        files: Where files of ours are named.
 
     Raises:
+        InvalidReference: A part that is text names a file.
         NotTakenByEngine: There is such a part.
     """
+    holders = {path[:stop] for path in files for stop in range(1, len(path))}
     for path, part in content_parts(body):
+        if path in holders and type_of(part) in _TEXTS:
+            message = "A part that is text names no file. Give the file a part of its own."
+            raise InvalidReference(message, param=json_path(path))
+        if accepted.guards_itself and path not in holders:
+            continue
         name = written.get(path, type_of(part))
         types = accepted.types_at(path)
         if types is not None and name is not None and name not in types:
@@ -336,8 +351,8 @@ def _dropped(accepted: Accepted, instead: str, path: Path) -> NotTakenByEngine:
 
 
 def _role(body: Mapping[str, Any], path: Path) -> str | None:
-    """Of the message that holds the part at `path`; None: it is in none, but in what a tool returned, say."""
-    if len(path) != _PART_DEPTH or path[-2] != "content":
+    """Of the message that holds the part at `path`; None: it is in none."""
+    if len(path) < _PART_DEPTH or path[2] != "content":
         return None
     role = body[str(path[0])][path[1]].get("role")
     return role if isinstance(role, str) else None
@@ -374,6 +389,18 @@ def _holder(path: Path) -> tuple[Path, str]:
     return path[:at], str(path[at])
 
 
+def refuse_mistyped(site: Site, kind: MediaKind | None) -> None:
+    """Refuse a part whose type is of other media than the file in it: an engine that goes by the type passes it over.
+
+    Raises:
+        InvalidReference: It is such a part.
+    """
+    meant = [each for each in MediaKind if each in type_of(site.part)]
+    if kind is not None and meant and kind not in meant:
+        message = "The type of this part is of other media. Give each its own part."
+        raise InvalidReference(message, param=json_path(site.value))
+
+
 def refuse_two(sites: Collection[Site], written: Collection[Path]) -> None:
     """Refuse parts that name media twice and become others: of the second nothing would be left.
 
@@ -400,6 +427,7 @@ def type_of(part: Mapping[str, Any]) -> str:
 
 def content_parts(body: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     """The content parts of all messages, those within what tools returned too, and where they stand."""
+    yield from _parts_of(body.get("system"), ("system",))
     for key in ("messages", "input"):
         yield from _parts_within(body.get(key), (key,))
     items = body.get("input")

@@ -55,6 +55,7 @@ class Profile:
         source_types: The same for the `source` of an image (Messages).
         chat_roles: Roles of the messages of chats in which it looks for media; None: in all.
         responses_roles: The same for Responses.
+        messages_roles: The same for Messages.
         beside: Keys beside the prompt where it looks for media, if there are no messages.
         max_body_bytes: Longest request that it reads.
         max_inline_bytes: Longest `data:` URI, or base64.
@@ -83,6 +84,7 @@ class Profile:
     source_types: frozenset[str] | None = None
     chat_roles: frozenset[str] | None = None
     responses_roles: frozenset[str] | None = None
+    messages_roles: frozenset[str] | None = None
     beside: frozenset[str] = frozenset()
     max_body_bytes: int | None = None
     max_inline_bytes: int | None = None
@@ -109,9 +111,28 @@ class Profile:
             accepted = self._accepted(
                 _only_images(self.messages), has_parts=False, types=self.messages_types
             )
-            return replace(accepted, result_types=self.result_types, source_types=self.source_types)
+            return replace(
+                accepted,
+                result_types=self.result_types,
+                system_types=_TEXT if self.messages else None,
+                source_types=self.source_types,
+                media_roles=self.messages_roles,
+            )
         accepted = self._accepted(self.chat, has_parts=True, types=self.chat_types)
         return replace(accepted, media_roles=self.chat_roles)
+
+    def accepted_by_handle(self, dialect: Dialect) -> Accepted:
+        """The same where it runs in this process: it gets any file by its handle, and guards itself."""
+        return replace(
+            self.accepted(dialect),
+            parts={},
+            others=(Source.HANDLE,),
+            max_body_bytes=None,
+            max_inline_bytes=None,
+            max_download_bytes=None,
+            remedies="",
+            guards_itself=True,
+        )
 
     def _accepted(
         self,
@@ -183,6 +204,7 @@ _ROWS = (
         messages=(_BASE64,),
         result_types=_TEXT_IMAGE | {"tool_reference"},
         responses_roles=frozenset({"user", "system", "developer", "tool"}),
+        messages_roles=frozenset({"user"}),
         max_download_bytes=256 * MIB,
         download_s="images 5, audio 10, videos 30",
         endpoints=(

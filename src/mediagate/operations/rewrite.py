@@ -42,6 +42,7 @@ from mediagate.dialects.parts import (
     Source,
     content_parts,
     refuse_dropped,
+    refuse_mistyped,
     refuse_two,
     refuse_unread,
     site_of,
@@ -219,9 +220,7 @@ def plan(raw: bytes, found: Found, names: CacheNames | None, accepted: Accepted 
     rewritten = [each.site for each in named if each.site] + [each.site for each in respelled]
     if not accepted.others:
         refuse_two(_media_sites(found, sites), {site.path for site in rewritten})
-    refuse_dropped(found.body, accepted, dict(_retyped(named, rewritten)))
-    for each in named:
-        refuse_unread(found.body, accepted, each.field.path)
+    _refuse_unread(found.body, accepted, named, rewritten)
     kept = {} if names is None else _renamed(found.fields, names)
     paths = {*kept, *(edit.path for each in named for edit in each.field.edits)}
     paths.update(path for site in rewritten for path in site.paths)
@@ -235,6 +234,23 @@ def plan(raw: bytes, found: Found, names: CacheNames | None, accepted: Accepted 
     if salt is not None:
         changes.append(_salting(raw, found.body, salt, where))
     return Plan(accepted, named, where, changes)
+
+
+def _refuse_unread(
+    body: Mapping[str, Any],
+    accepted: Accepted,
+    named: Sequence[NamedFile],
+    rewritten: Iterable[Site],
+) -> None:
+    """Refuse what the engine would pass over, in a part or anywhere else."""
+    files = [each.field.path for each in named]
+    refuse_dropped(body, accepted, dict(_retyped(named, rewritten)), files)
+    for path in files:
+        refuse_unread(body, accepted, path)
+    if accepted.guards_itself:
+        for each in named:
+            if each.site is not None:
+                refuse_mistyped(each.site, each.field.kind)
 
 
 def _media_sites(found: Found, sites: Mapping[Path, Site | None]) -> Sequence[Site]:

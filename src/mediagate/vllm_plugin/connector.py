@@ -83,7 +83,7 @@ class FileConnector(MediaConnector):  # type: ignore[misc] # vLLM is not typed f
         source, file, path = _open(token)
 
         async def decode() -> Any:
-            return await source.executor.run(_decode, path, media_io)
+            return await source.executor.compute(_decode, path, media_io)
 
         return await source.decoded.decoded(file, settings_of(media_io), decode)
 
@@ -132,7 +132,12 @@ def _decode(path: Path, media_io: Any) -> Any:
         media = media_io.load_file(path)
     except FileNotFoundError:
         raise VLLMNotFoundError("The file is gone.") from None
-    except (ImportError, MemoryError, asyncio.CancelledError):
+    except ImportError as error:
+        # Which decoder it is may be the choice of the request: `media_io_kwargs`.
+        raise VLLMValidationError(
+            "The decoder that this needs, or that the request asks for, is not installed on this server."
+        ) from error
+    except (MemoryError, asyncio.CancelledError):
         raise  # nothing that the client could mend
     except Exception as error:
         # What decoders say names paths of ours, or worse.
@@ -150,6 +155,7 @@ def _is_empty(media: Any) -> bool:
 
 def _undecodable() -> Exception:
     error: Exception = VLLMValidationError(
-        "The file cannot be decoded: it may be damaged, or of a codec that this server lacks."
+        "The file cannot be decoded: it may be damaged, of a codec that this server lacks, "
+        "or larger or longer than this server decodes."
     )
     return error

@@ -44,6 +44,9 @@ logger = logging.getLogger(__name__)
 
 DECODING_THREADS = 4
 
+THREADS_ENV = "VLLM_MEDIA_LOADING_THREAD_COUNT"
+"""vLLM's own, for its threads that decode: where it is set, it counts. With a wrong value vLLM cannot be imported."""
+
 KEY_ENV = "VLLM_API_KEY"
 """vLLM's own: it counts where there is no `--api-key`."""
 
@@ -74,7 +77,7 @@ class FileUploads:
                 return
             hooks.enable()
             if config.trusted_proxy:
-                note_peers()
+                _note_peers()
         except (SettingError, hooks.JointError) as error:
             raise RuntimeError(f"mediagate: {error}") from None
         if _has_files(app):
@@ -222,8 +225,9 @@ class Uploads:
         mask_access_log()
         async with contextlib.AsyncExitStack() as stack:
             directory = stack.enter_context(contextlib.closing(flags.open_handed_on(self._config)))
-            executor = Executor("mediagate-decode", threads=DECODING_THREADS)
-            stack.callback(executor.close)
+            threads = int(os.environ.get(THREADS_ENV, DECODING_THREADS))
+            executor = Executor("mediagate-decode", threads=threads)
+            stack.push_async_callback(executor.stop)
             metrics = VllmMetrics()
             decoded = DecodedMedia(
                 max_bytes=self._config.decoded_cache_bytes,
@@ -266,6 +270,15 @@ def _concerns_files(scope: Scope) -> bool:
     return media_dialect(scope["method"], path) is not None and any(
         route.matches(scope)[0] is Match.FULL for route in scope["app"].routes
     )
+
+
+def _note_peers() -> None:
+    try:
+        note_peers()
+    except ImportError:
+        raise hooks.JointError(
+            "this uvicorn does not let us see who connects, so --trusted-proxy cannot be enforced"
+        ) from None
 
 
 def _has_files(app: Any) -> bool:

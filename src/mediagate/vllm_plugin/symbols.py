@@ -131,6 +131,13 @@ SYMBOLS = (
     ),
     Symbol(
         "vllm.envs",
+        "VLLM_MEDIA_LOADING_THREAD_COUNT",
+        "read in the environment",
+        "where it is set, as many threads decode files; otherwise four do",
+        is_needed=False,
+    ),
+    Symbol(
+        "vllm.envs",
         "VLLM_USE_RUST_FRONTEND",
         "read in the environment",
         "that frontend runs no Python plugins: the start is refused",

@@ -20,9 +20,11 @@ from mediagate.dialects.parts import (
     ANYTHING,
     Accepted,
     Part,
+    Site,
     Source,
     content_parts,
     refuse_dropped,
+    refuse_mistyped,
     refuse_unread,
     site_of,
     spellings,
@@ -404,6 +406,61 @@ def test_media_beside_messages_is_looked_for_nowhere() -> None:
 
     with pytest.raises(NotTakenByEngine):
         refuse_unread({"messages": []}, takes, ("image_data",))
+
+
+def test_block_of_the_system_prompt_is_judged_by_itself() -> None:
+    takes = Accepted(engine="It", parts={}, system_types=frozenset({"text"}))
+
+    refuse_dropped({"system": [{"type": "text"}]}, takes, {})
+    with pytest.raises(NotTakenByEngine) as caught:
+        refuse_dropped({"system": [{"type": "text"}, {"type": "image"}]}, takes, {})
+
+    assert caught.value.param == "system[1].type"
+
+
+def test_engine_that_guards_itself_is_spared_only_what_names_files() -> None:
+    takes = Accepted(engine="It", parts={}, types=frozenset(), guards_itself=True)
+    body = json.loads(chat({"type": "image_url"}, {"type": "image_url"}))
+
+    refuse_dropped(body, takes, {})
+    with pytest.raises(NotTakenByEngine) as caught:
+        refuse_dropped(body, takes, {}, [("messages", 0, "content", 1, "image_url", "url")])
+
+    assert caught.value.param == "messages[0].content[1].type"
+
+
+def test_text_that_names_a_file_is_refused_whoever_reads_it() -> None:
+    body = json.loads(chat({"type": "text", "image_url": IMAGE}))
+
+    refuse_dropped(body, ANYTHING, {})
+    with pytest.raises(InvalidReference) as caught:
+        refuse_dropped(body, ANYTHING, {}, [("messages", 0, "content", 0, "image_url")])
+
+    assert caught.value.param == "messages[0].content[0]"
+
+
+@pytest.mark.parametrize(
+    ("type_", "kind", "is_refused"),
+    [
+        ("image_url", MediaKind.IMAGE, False),
+        ("input_image", MediaKind.IMAGE, False),
+        ("video_url", MediaKind.IMAGE, True),
+        ("file", MediaKind.IMAGE, False),
+        ("video_url", None, False),
+    ],
+)
+def test_part_whose_type_is_of_other_media_is_refused(
+    type_: str, kind: MediaKind | None, is_refused: bool
+) -> None:
+    path: Path = ("messages", 0, "content", 0)
+    site = Site(path, {"type": type_, "image_url": IMAGE}, "image_url", (*path, "image_url"))
+
+    if not is_refused:
+        refuse_mistyped(site, kind)
+        return
+    with pytest.raises(InvalidReference) as caught:
+        refuse_mistyped(site, kind)
+    assert caught.value.param == "messages[0].content[0].image_url"
 
 
 def test_part_that_becomes_one_that_is_left_out_is_refused() -> None:

@@ -25,7 +25,7 @@ from mediagate.core.files import FileId, FileObject
 from mediagate.core.leases import LeaseId
 from mediagate.core.store_key import StoreKey
 from mediagate.dialects import anthropic_messages, openai_chat, openai_responses
-from mediagate.dialects.fields import Dialect
+from mediagate.dialects.fields import Dialect, Judge
 from mediagate.dialects.parts import Source
 from mediagate.dialects.strict_json import parse_object
 from mediagate.executor import Executor
@@ -34,6 +34,8 @@ from mediagate.gateway.profiles import MIB, PROFILES, Profile
 from mediagate.operations.deliver import (
     Deliveries,
     Delivery,
+    HandleDelivery,
+    Handles,
     InlineDelivery,
     Leased,
     PathDelivery,
@@ -897,6 +899,95 @@ async def test_engine_that_fetches_by_https_only_gets_no_other_url(
     body = await bench.body(chat({"type": "video_url", "video_url": {"url": VIDEO}}))
 
     assert json.loads(body)["messages"][0]["content"][0]["video_url"]["url"].startswith(told)
+
+
+def said(role: str, *parts: Mapping[str, Any], key: str = "messages") -> dict[str, Any]:
+    return {key: [{"role": role, "content": [*parts]}]}
+
+
+def picture(source: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "image", "source": source}
+
+
+FILE_SOURCE = picture({"type": "file", "file_id": IMAGE})
+INLINE_PICTURE = picture({"type": "base64", "media_type": "image/png", "data": PICTURE})
+ANSWER = {"type": "output_text", "text": "?"}
+
+NOT_READ_BY_VLLM = [
+    # dialect, what names a file where vLLM does not look, the same without a file
+    *(
+        (openai_chat.find, {"prompt": "?"} | named, {"prompt": "?"} | plain)
+        for named, plain in (
+            ({"image_url": {"url": IMAGE}}, {"image_url": {"url": URL}}),
+            ({"image_url": IMAGE}, {"image_url": URL}),
+            ({"image": IMAGE}, {"image": URL}),
+            ({"image_data": [IMAGE]}, {"image_data": [URL]}),
+        )
+    ),
+    (
+        openai_chat.find,
+        {"messages": [{"role": "user", "content": "?", "image_url": IMAGE}]},
+        {"messages": [{"role": "user", "content": "?", "image_url": URL}]},
+    ),
+    (
+        openai_chat.find,
+        said("user", {"type": "text", "text": "?", "image_url": {"url": IMAGE}}),
+        said("user", {"type": "text", "text": "?", "image_url": {"url": URL}}),
+    ),
+    (
+        openai_chat.find,
+        said("user", {"type": "video_url", "image_url": {"url": IMAGE}, "video_url": {"url": URL}}),
+        said("user", {"type": "image_url", "image_url": {"url": URL}, "video_url": {"url": URL}}),
+    ),
+    (RESPONSES, {"input": "?", "image_url": IMAGE}, {"input": "?", "image_url": URL}),
+    (
+        RESPONSES,
+        said("assistant", ANSWER, IMAGE_BY_ID, key="input"),
+        said("assistant", ANSWER, IMAGE_WITH_DATA, key="input"),
+    ),
+    (MESSAGES, {"system": [FILE_SOURCE]}, {"system": [INLINE_PICTURE]}),
+    (MESSAGES, said("system", FILE_SOURCE), said("system", INLINE_PICTURE)),
+    (MESSAGES, said("assistant", result(FILE_SOURCE)), said("assistant", result(INLINE_PICTURE))),
+]
+
+
+@pytest.mark.parametrize(("dialect", "named", "plain"), NOT_READ_BY_VLLM)
+async def test_file_is_refused_where_vllm_does_not_look_and_all_else_is_its_own_business(
+    executor: Executor, dialect: Dialect, named: dict[str, Any], plain: dict[str, Any]
+) -> None:
+    """Inside vLLM, and in front of it."""
+    vllm = PROFILES[Engine.VLLM]
+    within = Bench(
+        executor,
+        dialect,
+        deliver=lambda *_: HandleDelivery(handles=Handles()),
+        accepted=vllm.accepted_by_handle(dialect),
+    )
+    raw = json.dumps(plain).encode()
+
+    error = await within.refusal(json.dumps(named).encode(), judge=Judge.ENGINE)
+
+    assert isinstance(error, NotTakenByEngine | InvalidReference)
+    assert await within.body(raw, judge=Judge.ENGINE) == raw
+    in_front = await bench_of(executor, Engine.VLLM, dialect=dialect).refusal(
+        json.dumps(named).encode()
+    )
+    assert isinstance(in_front, NotTakenByEngine | InvalidReference)
+
+
+@pytest.mark.parametrize("engine", [Engine.VLLM, Engine.SGLANG, Engine.LMDEPLOY, Engine.OLLAMA])
+async def test_picture_in_the_system_prompt_of_messages_is_refused(
+    executor: Executor, engine: Engine
+) -> None:
+    text = {"type": "text", "text": "?"}
+    bench = bench_of(executor, engine, dialect=MESSAGES)
+
+    error = await bench.refusal(json.dumps({"system": [text, INLINE_PICTURE]}).encode())
+
+    assert isinstance(error, NotTakenByEngine)
+    assert error.param == "system[1].type"
+    raw = json.dumps({"system": [text], **said("user", INLINE_PICTURE)}).encode()
+    assert await bench.body(raw) == raw
 
 
 OF_MESSAGES = {
