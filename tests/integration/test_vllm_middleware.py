@@ -76,7 +76,8 @@ from vllm.multimodal.media.audio import AudioMediaIO
 from vllm.multimodal.media.image import ImageMediaIO
 from vllm.multimodal.media.video import VideoMediaIO
 
-def decode(path, media_io):
+def decode(path, **options):
+    media_io = VideoMediaIO(ImageMediaIO(), num_frames=4, **options)
     try:
         return type(connector._decode(Path(path), media_io)).__name__
     except Exception as error:
@@ -86,7 +87,8 @@ print(json.dumps({
     "stock": asyncio.run(main(False)),
     "named": asyncio.run(main(True)),
     "closed before the end": ended,
-    "decoded": {path: decode(path, VideoMediaIO(ImageMediaIO(), num_frames=4)) for path in CLIPS},
+    "decoded": {path: decode(path) for path in CLIPS},
+    "not installed": decode(CLIPS[0], backend="torchcodec"),
 }))
 """
 
@@ -141,6 +143,14 @@ def test_a_clip_without_a_frame_cannot_be_decoded(
     found = {name: seen["decoded"][path] for name, path in clips.items()}
     assert found["whole"] == "MediaWithBytes"
     assert found["noise"] == found["cut"] == refusal
+
+
+def test_a_decoder_that_is_not_installed_is_a_refusal_in_our_words(seen: dict[str, Any]) -> None:
+    """A request may ask for one, in `media_io_kwargs`, where vLLM is told to trust it."""
+    assert seen["not installed"] == [
+        "VLLMValidationError",
+        "The decoder that this needs, or that the request asks for, is not installed on this server.",
+    ]
 
 
 def test_no_path_is_told(seen: dict[str, Any], clips: dict[str, str]) -> None:
